@@ -1,0 +1,2 @@
+//! The bench Platform of a Linux process: loads driver images and runs them deterministically.
+

@@ -1,0 +1,2 @@
+//! What is tested: written once, run on every platform of the bench.
+

@@ -1,0 +1,2 @@
+//! A Xen hypervisor, xenstored and block backend as a library.
+

@@ -1,0 +1,2 @@
+//! Bus driver for the Xen platform device.
+#![cfg_attr(windows, no_std)]

@@ -1,0 +1,2 @@
+//! Storport miniport: the Xen block frontend.
+#![cfg_attr(windows, no_std)]

@@ -1,0 +1,2 @@
+//! build, test, demo, bench: everything a person types.
+fn main() {}
