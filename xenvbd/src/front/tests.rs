@@ -1,0 +1,773 @@
+//! The ring against a backend written here, and negotiation against a store written here.
+
+use std::{
+    boxed::Box,
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt,
+    rc::Rc,
+    string::{String, ToString},
+    vec,
+    vec::Vec,
+};
+
+use xen_abi::{
+    blkif::{self, Blkif, Command, Direction, RawResponse},
+    ring::BackRing,
+    shared::SharedMemory,
+};
+use xenbus::{
+    client::{Bus, Error, Result as BusResult, Transaction},
+    interface::LogLevel,
+    path::Path,
+};
+
+use super::{
+    config::{self, FlushBy, RingOffer, Spelling},
+    io::{Io, Kind, Request, Run, Status},
+    ring::{Abilities, BOUNCE_PAGES, FixedTables, HeapTables, Memory, Ring, SetupError, Tables, take_references},
+};
+
+/// The guest's memory, by frame.
+#[derive(Clone, Default)]
+struct Ram(Rc<RefCell<HashMap<u64, Vec<u8>>>>);
+
+impl Ram {
+    fn read(&self, address: u64, out: &mut [u8]) {
+        let ram = self.0.borrow();
+        for (index, byte) in out.iter_mut().enumerate() {
+            let at = address + index as u64;
+            *byte = ram.get(&(at / 4096)).map_or(0, |page| page[at as usize % 4096]);
+        }
+    }
+
+    fn write(&self, address: u64, data: &[u8]) {
+        let mut ram = self.0.borrow_mut();
+        for (index, byte) in data.iter().enumerate() {
+            let at = address + index as u64;
+            ram.entry(at / 4096).or_insert_with(|| vec![0; 4096])[at as usize % 4096] = *byte;
+        }
+    }
+}
+
+/// Some pages of it; frame numbers fall, so that nothing works by being contiguous.
+#[derive(Clone)]
+struct Pages {
+    ram: Ram,
+    first: u64,
+    count: usize,
+    leaked: Rc<Cell<u32>>,
+}
+
+impl Pages {
+    fn new(ram: &Ram, first: u64, count: usize) -> Self {
+        Self { ram: ram.clone(), first, count, leaked: Rc::default() }
+    }
+
+    fn address(&self, offset: usize) -> u64 {
+        (self.first - (offset / 4096) as u64) * 4096 + (offset % 4096) as u64
+    }
+}
+
+impl SharedMemory for Pages {
+    fn size(&self) -> usize {
+        self.count * 4096
+    }
+    fn load_u32(&self, offset: usize) -> u32 {
+        let mut bytes = [0; 4];
+        self.ram.read(self.address(offset), &mut bytes);
+        u32::from_le_bytes(bytes)
+    }
+    fn store_u32(&self, offset: usize, value: u32) {
+        self.ram.write(self.address(offset), &value.to_le_bytes());
+    }
+    fn read(&self, offset: usize, out: &mut [u8]) {
+        for (index, byte) in out.iter_mut().enumerate() {
+            let mut one = [0];
+            self.ram.read(self.address(offset + index), &mut one);
+            *byte = one[0];
+        }
+    }
+    fn write(&self, offset: usize, data: &[u8]) {
+        for (index, byte) in data.iter().enumerate() {
+            self.ram.write(self.address(offset + index), &[*byte]);
+        }
+    }
+}
+
+impl Memory for Pages {
+    fn frame(&self, index: usize) -> Option<u64> {
+        (index < self.count).then(|| self.first - index as u64)
+    }
+    fn leak(self) {
+        self.leaked.set(self.leaked.get() + 1);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Grant {
+    gfn: u64,
+    read_only: bool,
+}
+
+/// A bus: grants that can be kept by the peer, a store, and a limit of references.
+struct TestBus {
+    grants: RefCell<HashMap<u32, Option<Grant>>>,
+    kept: RefCell<Vec<u32>>,
+    next: Cell<u32>,
+    limit: Cell<usize>,
+    store: RefCell<HashMap<String, String>>,
+    log: RefCell<Vec<String>>,
+}
+
+impl TestBus {
+    fn new() -> Self {
+        Self {
+            grants: RefCell::default(),
+            kept: RefCell::default(),
+            next: Cell::new(8),
+            limit: Cell::new(usize::MAX),
+            store: RefCell::default(),
+            log: RefCell::default(),
+        }
+    }
+
+    fn set(&self, path: &str, value: &str) {
+        self.store.borrow_mut().insert(path.to_string(), value.to_string());
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        self.store.borrow().get(path).cloned()
+    }
+
+    fn grant(&self, reference: u32) -> Grant {
+        self.grants.borrow()[&reference].expect("a reference without access")
+    }
+
+    /// References that are given out.
+    fn out(&self) -> usize {
+        self.grants.borrow().len()
+    }
+
+    fn live(&self) -> usize {
+        self.grants.borrow().values().filter(|grant| grant.is_some()).count()
+    }
+}
+
+impl Bus for TestBus {
+    fn log(&self, _: LogLevel, text: fmt::Arguments<'_>) {
+        self.log.borrow_mut().push(text.to_string());
+    }
+    fn read(&self, _: Transaction, path: &[u8], buf: &mut [u8]) -> BusResult<usize> {
+        let value = self.get(core::str::from_utf8(path).unwrap()).ok_or(Error::NotFound)?;
+        let room = buf.get_mut(..value.len()).ok_or(Error::TooSmall)?;
+        room.copy_from_slice(value.as_bytes());
+        Ok(value.len())
+    }
+    fn write(&self, _: Transaction, path: &[u8], value: &[u8]) -> BusResult {
+        self.set(core::str::from_utf8(path).unwrap(), core::str::from_utf8(value).unwrap());
+        Ok(())
+    }
+    fn remove(&self, _: Transaction, path: &[u8]) -> BusResult {
+        self.store.borrow_mut().remove(core::str::from_utf8(path).unwrap()).map(|_| ()).ok_or(Error::NotFound)
+    }
+    fn transaction_start(&self) -> BusResult<Transaction> {
+        Ok(Transaction(1))
+    }
+    fn transaction_end(&self, _: Transaction, _: bool) -> BusResult {
+        Ok(())
+    }
+    fn grant_alloc(&self, references: &mut [u32]) -> BusResult {
+        let mut grants = self.grants.borrow_mut();
+        if grants.len() + references.len() > self.limit.get() {
+            return Err(Error::NoResources);
+        }
+        for reference in references {
+            *reference = self.next.get();
+            self.next.set(*reference + 1);
+            grants.insert(*reference, None);
+        }
+        Ok(())
+    }
+    fn grant_free(&self, references: &[u32]) {
+        for reference in references {
+            let grant = self.grants.borrow_mut().remove(reference).expect("freed twice");
+            assert!(grant.is_none(), "freed while granted");
+        }
+    }
+    fn grant_access(&self, reference: u32, gfn: u64, read_only: bool) -> BusResult {
+        let before = self.grants.borrow_mut().insert(reference, Some(Grant { gfn, read_only }));
+        assert!(matches!(before, Some(None)), "granted twice, or not ours");
+        Ok(())
+    }
+    fn grant_end(&self, reference: u32) -> BusResult {
+        if self.kept.borrow().contains(&reference) {
+            return Err(Error::InUse);
+        }
+        *self.grants.borrow_mut().get_mut(&reference).expect("not ours") = None;
+        Ok(())
+    }
+}
+
+/// A request over RAM from `address` on, or, where that is not in whole sectors, over `bytes`.
+struct Test {
+    io: Io,
+    name: u32,
+    address: u64,
+    bytes: Vec<u8>,
+    ranges: Vec<(u64, u64)>,
+}
+
+type Boxed = Box<Test>;
+
+impl Request for Boxed {
+    fn io(&self) -> &Io {
+        &self.io
+    }
+    fn io_mut(&mut self) -> &mut Io {
+        &mut self.io
+    }
+    fn run(&mut self, offset: u32) -> Option<Run> {
+        // Runs of two pages.
+        let address = self.address + u64::from(offset);
+        Some(Run { address, bytes: 8192 - (address % 8192) as u32 })
+    }
+    fn bytes(&mut self, offset: u32, len: u32) -> Option<&mut [u8]> {
+        self.bytes.get_mut(offset as usize..(offset + len) as usize)
+    }
+    fn discard(&self, index: u32) -> Option<(u64, u64)> {
+        self.ranges.get(index as usize).copied()
+    }
+}
+
+#[expect(clippy::unnecessary_box_returns, reason = "the ring's handle is the box")]
+fn request(name: u32, kind: Kind, sector: u64, count: u32) -> Boxed {
+    let address = 0x4000_0000 + u64::from(name) * 0x80_0000 + 0x200;
+    Box::new(Test { io: Io::new(kind, sector, count), name, address, bytes: Vec::new(), ranges: Vec::new() })
+}
+
+/// The other end.
+struct Backend {
+    ram: Ram,
+    ring: BackRing<Blkif, Pages>,
+    disk: Vec<u8>,
+    flushes: u32,
+    discards: Vec<(u64, u64)>,
+    largest: usize,
+    served: u32,
+}
+
+impl Backend {
+    fn new(ram: &Ram, ring: Pages) -> Self {
+        let ring = BackRing::attach(ring).unwrap();
+        Self {
+            ram: ram.clone(),
+            ring,
+            disk: (0..8 << 20).map(|at: u32| (at / 512 * 7 + at) as u8).collect(),
+            flushes: 0,
+            discards: Vec::new(),
+            largest: 0,
+            served: 0,
+        }
+    }
+
+    /// Takes the next request and carries it out; its answer.
+    fn serve(&mut self, bus: &TestBus) -> Option<RawResponse> {
+        let raw = self.ring.take().unwrap()?;
+        self.served += 1;
+        let request = blkif::Request::decode(&raw).unwrap();
+        match request.command {
+            Command::Rw { direction, sector, segments } => {
+                let list: Vec<_> = segments.iter().collect();
+                self.transfer(bus, direction, sector, &list);
+            }
+            Command::Indirect { direction, sector, segment_count, pages } => {
+                let grant = bus.grant(pages[0]);
+                assert!(grant.read_only);
+                let mut bytes = vec![0; usize::from(segment_count) * 8];
+                self.ram.read(grant.gfn * 4096, &mut bytes);
+                let list: Vec<_> = bytes
+                    .chunks(8)
+                    .map(|raw| {
+                        let gref = u32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]);
+                        blkif::Segment::new(gref, raw[4], raw[5]).unwrap()
+                    })
+                    .collect();
+                self.transfer(bus, direction, sector, &list);
+            }
+            Command::Flush | Command::Barrier { .. } => self.flushes += 1,
+            Command::Discard { sector, sector_count, .. } => self.discards.push((sector, sector_count)),
+        }
+        Some(RawResponse::new(request.id, request.command.answered_as(), blkif::RSP_OKAY))
+    }
+
+    fn transfer(&mut self, bus: &TestBus, direction: Direction, sector: u64, list: &[blkif::Segment]) {
+        self.largest = self.largest.max(list.len());
+        let mut at = sector as usize * 512;
+        for segment in list {
+            let grant = bus.grant(segment.gref());
+            let (offset, len) = segment.bytes();
+            let address = grant.gfn * 4096 + offset as u64;
+            match direction {
+                Direction::Read => {
+                    assert!(!grant.read_only);
+                    self.ram.write(address, &self.disk[at..at + len]);
+                }
+                Direction::Write => {
+                    assert!(grant.read_only);
+                    self.ram.read(address, &mut self.disk[at..at + len]);
+                }
+            }
+            at += len;
+        }
+    }
+
+    fn run(&mut self, bus: &TestBus) {
+        while let Some(response) = self.serve(bus) {
+            self.answer(&response);
+        }
+    }
+
+    fn answer(&mut self, response: &RawResponse) {
+        self.ring.push(response).unwrap();
+        let _ = self.ring.publish();
+    }
+}
+
+type TestRing<T = HeapTables<Boxed>> = Ring<Boxed, Pages, T>;
+
+const ALL: Abilities = Abilities { flush: Some(FlushBy::Flush), indirect: 256 };
+
+fn ring(ram: &Ram) -> TestRing {
+    Ring::new(HeapTables::new(64, 512, 8, 600).unwrap(), Pages::new(ram, 0x9000, 8 + 2 * BOUNCE_PAGES), 7).unwrap()
+}
+
+fn attach<T: Tables<Boxed>>(ring: &mut TestRing<T>, bus: &TestBus, memory: Pages) -> Result<(), SetupError> {
+    let mut references = vec![0; ring.references_wanted(memory.count)];
+    let taken = take_references(bus, &mut references);
+    ring.attach(bus, memory, &references[..taken])
+}
+
+fn connect<T: Tables<Boxed>>(
+    ring: &mut TestRing<T>,
+    bus: &TestBus,
+    ram: &Ram,
+    pages: usize,
+    abilities: Abilities,
+) -> Backend {
+    let memory = Pages::new(ram, 0xA000 + u64::from(bus.next.get()), pages);
+    attach(ring, bus, memory.clone()).unwrap();
+    assert_eq!(ring.ring_refs().len(), pages);
+    let backend = Backend::new(ram, memory);
+    ring.start(bus, abilities);
+    backend
+}
+
+fn finished<T: Tables<Boxed>>(ring: &mut TestRing<T>, bus: &TestBus) -> Vec<(Boxed, Status)> {
+    let mut all = Vec::new();
+    loop {
+        let mut budget = u32::MAX;
+        while let Some(one) = ring.take_finished(bus, &mut budget) {
+            all.push(one);
+        }
+        if !ring.rearm(bus).more {
+            return all;
+        }
+    }
+}
+
+/// Runs until the ring is idle.
+fn settle<T: Tables<Boxed>>(ring: &mut TestRing<T>, bus: &TestBus, backend: &mut Backend) -> Vec<(Boxed, Status)> {
+    let mut all = Vec::new();
+    for _ in 0..10_000 {
+        backend.run(bus);
+        all.extend(finished(ring, bus));
+        if ring.is_idle() {
+            return all;
+        }
+    }
+    panic!("no end");
+}
+
+fn submit<T: Tables<Boxed>>(ring: &mut TestRing<T>, bus: &TestBus, request: Boxed) -> bool {
+    ring.submit(bus, request).ok().expect("no room").notify
+}
+
+#[test]
+fn reads_and_writes_move_the_right_bytes() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 2, ALL);
+    let idle = bus.live();
+    for (name, count) in [1, 7, 8, 9, 88, 100, 2048, 8191].into_iter().enumerate() {
+        let read = request(name as u32, Kind::Read, 3, count);
+        let mut write = request(name as u32 + 20, Kind::Write, 3, count);
+        submit(&mut ring, &bus, read);
+        let done = settle(&mut ring, &bus, &mut backend);
+        assert_eq!((done.len(), done[0].1), (1, Status::Done));
+        let len = count as usize * 512;
+        let mut got = vec![0; len];
+        ram.read(done[0].0.address, &mut got);
+        assert!(got == backend.disk[1536..1536 + len], "{count} sectors");
+        let data: Vec<u8> = (0..len).map(|at| (at / 3) as u8 ^ 0x5a).collect();
+        ram.write(write.address, &data);
+        write.io.force = true;
+        let flushes = backend.flushes;
+        submit(&mut ring, &bus, write);
+        assert_eq!(settle(&mut ring, &bus, &mut backend)[0].1, Status::Done);
+        assert!(backend.disk[1536..1536 + len] == data);
+        assert_eq!(backend.flushes, flushes + 1, "a forced write is flushed");
+        assert_eq!(bus.live(), idle, "every grant of the request is ended");
+    }
+    assert_eq!(backend.largest, 256);
+}
+
+#[test]
+fn small_rings_and_direct_segments_do_as_well() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, Abilities { flush: None, indirect: 0 });
+    for name in 0..8 {
+        submit(&mut ring, &bus, request(name, Kind::Read, 0, 8192));
+    }
+    let done = settle(&mut ring, &bus, &mut backend);
+    assert_eq!(done.len(), 8);
+    assert_eq!(backend.largest, 11);
+    assert!(done.iter().all(|(_, status)| *status == Status::Done));
+}
+
+#[test]
+fn few_grants_are_enough() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    bus.limit.set(1 + 24);
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    for name in 0..4 {
+        submit(&mut ring, &bus, request(name, Kind::Write, 0, 4096));
+    }
+    assert_eq!(settle(&mut ring, &bus, &mut backend).len(), 4);
+    let before = bus.out();
+    bus.limit.set(before + 8);
+    let mut none = self::ring(&ram);
+    assert!(attach(&mut none, &bus, Pages::new(&ram, 0xF000, 1)).is_err());
+    assert_eq!(bus.out(), before, "a ring that cannot be made keeps no reference");
+}
+
+#[test]
+fn unaligned_buffers_are_copied() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    let mut write = request(1, Kind::Write, 5, 300);
+    write.io.bounce = true;
+    write.bytes = (0..300 * 512).map(|at| (at * 13 / 7) as u8).collect();
+    let expected = write.bytes.clone();
+    submit(&mut ring, &bus, write);
+    settle(&mut ring, &bus, &mut backend);
+    assert!(backend.disk[5 * 512..305 * 512] == expected);
+    let mut read = request(2, Kind::Read, 5, 300);
+    read.io.bounce = true;
+    read.bytes = vec![0; 300 * 512];
+    submit(&mut ring, &bus, read);
+    let done = settle(&mut ring, &bus, &mut backend);
+    assert!(done[0].0.bytes == expected);
+}
+
+#[test]
+fn flush_discard_and_verify() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    submit(&mut ring, &bus, request(1, Kind::Flush, 0, 0));
+    let mut discard = request(2, Kind::Discard, 0, 3);
+    discard.ranges = vec![(8, 16), (0, 0), (100, 4)];
+    submit(&mut ring, &bus, discard);
+    submit(&mut ring, &bus, request(3, Kind::Verify, 0, 5000));
+    let done = settle(&mut ring, &bus, &mut backend);
+    assert!(done.len() == 3 && done.iter().all(|(_, status)| *status == Status::Done));
+    assert_eq!(backend.flushes, 1);
+    assert_eq!(backend.discards, [(8, 16), (100, 4)]);
+}
+
+#[test]
+fn a_flush_that_nobody_knows_is_not_said_to_be_done() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    submit(&mut ring, &bus, request(1, Kind::Flush, 0, 0));
+    let mut response = backend.serve(&bus).unwrap();
+    response.status = blkif::RSP_EOPNOTSUPP;
+    backend.answer(&response);
+    assert_eq!(finished(&mut ring, &bus)[0].1, Status::Unsupported);
+    assert_eq!(ring.flush_by(), None);
+    let next = ring.submit(&bus, request(2, Kind::Flush, 0, 0)).ok().unwrap();
+    assert!(next.more);
+    assert_eq!(finished(&mut ring, &bus)[0].1, Status::Unsupported);
+}
+
+#[test]
+fn an_error_of_one_part_is_the_requests() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, Abilities { flush: None, indirect: 0 });
+    submit(&mut ring, &bus, request(1, Kind::Read, 0, 4096));
+    let mut response = backend.serve(&bus).unwrap();
+    response.status = blkif::RSP_ERROR;
+    backend.answer(&response);
+    let done = settle(&mut ring, &bus, &mut backend);
+    assert_eq!((done.len(), done[0].1), (1, Status::Error));
+    assert!(!ring.is_broken());
+}
+
+#[test]
+fn ordered_requests_stand_alone() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    submit(&mut ring, &bus, request(1, Kind::Read, 0, 8));
+    let mut ordered = request(2, Kind::Read, 0, 8);
+    ordered.io.ordered = true;
+    submit(&mut ring, &bus, ordered);
+    submit(&mut ring, &bus, request(3, Kind::Read, 0, 8));
+    for name in 1..=3 {
+        assert_eq!(ring.in_flight(), 1);
+        backend.run(&bus);
+        let done = finished(&mut ring, &bus);
+        assert_eq!((done.len(), done[0].0.name), (1, name));
+    }
+}
+
+#[test]
+fn wrong_responses_break_the_ring() {
+    type Wrong = fn(&mut RawResponse);
+    let wrongs: [Wrong; 4] = [
+        |response| response.id = 0x1_ffff,
+        |response| response.id += 1 << 16,
+        |response| response.operation ^= 1,
+        |response| response.id += 1,
+    ];
+    for wrong in wrongs {
+        let (ram, bus) = (Ram::default(), TestBus::new());
+        let mut ring = ring(&ram);
+        let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+        submit(&mut ring, &bus, request(1, Kind::Read, 0, 8));
+        let mut response = backend.serve(&bus).unwrap();
+        wrong(&mut response);
+        backend.answer(&response);
+        let done = finished(&mut ring, &bus);
+        assert!(ring.is_broken());
+        assert_eq!((done.len(), done[0].1), (1, Status::Gone));
+        let next = ring.submit(&bus, request(2, Kind::Read, 0, 8)).ok().unwrap();
+        assert!(next.more && !next.notify);
+        assert_eq!(finished(&mut ring, &bus).len(), 1);
+    }
+}
+
+#[test]
+fn a_second_answer_to_one_request_breaks_the_ring() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    submit(&mut ring, &bus, request(1, Kind::Read, 0, 8));
+    submit(&mut ring, &bus, request(2, Kind::Read, 0, 8));
+    let first = backend.serve(&bus).unwrap();
+    backend.serve(&bus).unwrap();
+    backend.answer(&first);
+    backend.answer(&first);
+    let done = finished(&mut ring, &bus);
+    assert!(ring.is_broken());
+    assert_eq!(done.iter().map(|(_, status)| *status).collect::<Vec<_>>(), [Status::Done, Status::Gone]);
+}
+
+#[test]
+fn an_index_that_runs_away_breaks_the_ring() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    submit(&mut ring, &bus, request(1, Kind::Read, 0, 8));
+    backend.ring.memory().store_u32(xen_abi::ring::RSP_PROD, 1000);
+    assert_eq!(finished(&mut ring, &bus)[0].1, Status::Gone);
+    assert!(ring.is_broken());
+}
+
+#[test]
+fn a_page_that_the_peer_keeps_holds_its_request() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    submit(&mut ring, &bus, request(1, Kind::Read, 0, 8));
+    submit(&mut ring, &bus, request(2, Kind::Read, 8, 8));
+    let kept = bus.grants.borrow().iter().filter(|(_, g)| g.is_some_and(|g| g.gfn >= 0x4_0000)).map(|(r, _)| *r).min();
+    bus.kept.borrow_mut().push(kept.unwrap());
+    backend.run(&bus);
+    assert!(finished(&mut ring, &bus).len() <= 1);
+    assert!(ring.is_broken() && ring.has_held());
+    assert!(!ring.is_idle());
+    bus.kept.borrow_mut().clear();
+    let done = finished(&mut ring, &bus);
+    assert!(!done.is_empty() && ring.is_idle());
+    assert!(!ring.has_held());
+}
+
+#[test]
+fn requests_survive_a_new_backend_in_their_order() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 2, ALL);
+    for name in 0..40 {
+        submit(&mut ring, &bus, request(name, Kind::Write, u64::from(name), 9));
+    }
+    let response = backend.serve(&bus).unwrap();
+    backend.answer(&response);
+    assert_eq!(finished(&mut ring, &bus).len(), 1);
+    assert!(ring.in_flight() > 0);
+    ring.freeze();
+    submit(&mut ring, &bus, request(40, Kind::Read, 0, 2000));
+    ring.detach(&bus);
+    assert_eq!(bus.grants.borrow().len(), 0, "nothing is left behind");
+    let mut backend = connect(&mut ring, &bus, &ram, 1, Abilities { flush: None, indirect: 0 });
+    assert!(ring.in_flight() > 0);
+    let done = settle(&mut ring, &bus, &mut backend);
+    assert_eq!(done.iter().map(|(request, _)| request.name).collect::<Vec<_>>(), (1..=40).collect::<Vec<_>>());
+    assert!(done.iter().all(|(_, status)| *status == Status::Done));
+}
+
+#[test]
+fn a_cancelled_suspend_issues_nothing_twice() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    submit(&mut ring, &bus, request(1, Kind::Write, 0, 8));
+    ring.freeze();
+    submit(&mut ring, &bus, request(2, Kind::Write, 8, 8));
+    assert_eq!(ring.in_flight(), 1);
+    ring.thaw(&bus);
+    assert_eq!(settle(&mut ring, &bus, &mut backend).len(), 2);
+    assert_eq!(backend.served, 2);
+}
+
+#[test]
+fn a_full_table_gives_the_request_back() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    for name in 0..64 {
+        submit(&mut ring, &bus, request(name, Kind::Read, 0, 8));
+    }
+    assert!(ring.is_full());
+    let Err(back) = ring.submit(&bus, request(99, Kind::Read, 0, 8)) else { panic!("taken") };
+    assert_eq!(back.name, 99);
+    ring.give_up();
+    assert_eq!(finished(&mut ring, &bus).len(), 64);
+}
+
+#[test]
+fn one_notification_for_a_batch() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    let notified = (0..32).filter(|name| submit(&mut ring, &bus, request(*name, Kind::Read, 0, 8))).count();
+    assert_eq!(notified, 1);
+    assert_eq!(settle(&mut ring, &bus, &mut backend).len(), 32);
+}
+
+#[test]
+fn a_dump_needs_32_kib_and_no_allocation() {
+    type Dump = FixedTables<Boxed, 2, 32, 12>;
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    // All that it needs: the books, one page of ring, two bounce pages.
+    let pool = Pages::new(&ram, 0x9000, 2);
+    assert!(size_of::<TestRing<Dump>>() + (1 + pool.count) * 4096 <= 32 * 1024);
+    let mut ring: TestRing<Dump> = Ring::new(Dump::new(), pool, 7).unwrap();
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    for round in 0..100_u32 {
+        let data = vec![round as u8; 64 * 512];
+        let write = request(1, Kind::Write, u64::from(round) * 64, 64);
+        ram.write(write.address, &data);
+        submit(&mut ring, &bus, write);
+        let done = settle(&mut ring, &bus, &mut backend);
+        assert_eq!(done[0].1, Status::Done);
+        let mut unaligned = request(1, Kind::Read, u64::from(round) * 64, 64);
+        unaligned.io.bounce = true;
+        unaligned.bytes = vec![0; 64 * 512];
+        submit(&mut ring, &bus, unaligned);
+        assert!(settle(&mut ring, &bus, &mut backend)[0].0.bytes == data);
+        let at = round as usize * 64 * 512;
+        assert!(backend.disk[at..at + data.len()] == data);
+    }
+}
+
+const BACKEND: &str = "/local/domain/0/backend/vbd/1/51712";
+
+fn backend_of(keys: &[(&str, &str)]) -> (TestBus, Path) {
+    let bus = TestBus::new();
+    for (key, value) in keys {
+        bus.set(&std::format!("{BACKEND}/{key}"), value);
+    }
+    (bus, Path::new(BACKEND.as_bytes()).unwrap())
+}
+
+#[test]
+fn rings_are_offered_in_both_spellings() {
+    let offer = |keys: &[(&str, &str)]| {
+        let (bus, backend) = backend_of(keys);
+        config::ring_offer(&bus, &backend, 16).unwrap()
+    };
+    assert_eq!(offer(&[("max-ring-page-order", "4")]), RingOffer { pages: 16, spelling: Spelling::Order });
+    assert_eq!(offer(&[("max-ring-page-order", "99999999999")]).pages, 16);
+    assert_eq!(offer(&[("max-ring-pages", "15")]), RingOffer { pages: 8, spelling: Spelling::Pages });
+    assert_eq!(offer(&[("max-ring-pages", "0")]).pages, 1);
+    assert_eq!(offer(&[("max-ring-page-order", "-1")]).pages, 1);
+    assert_eq!(offer(&[]).pages, 1);
+}
+
+#[test]
+fn publishing_leaves_no_old_keys() {
+    let bus = TestBus::new();
+    config::publish(&bus, &[8, 9, 10, 11], Spelling::Order, 5).unwrap();
+    assert_eq!(bus.get("ring-page-order").unwrap(), "2");
+    assert_eq!(bus.get("ring-ref3").unwrap(), "11");
+    assert_eq!(bus.get("event-channel").unwrap(), "5");
+    config::publish(&bus, &[8, 9], Spelling::Pages, 5).unwrap();
+    assert_eq!(bus.get("num-ring-pages").unwrap(), "2");
+    assert_eq!(bus.get("ring-page-order"), None);
+    config::publish(&bus, &[12], Spelling::Pages, 5).unwrap();
+    assert_eq!(bus.get("ring-ref").unwrap(), "12");
+    assert_eq!(bus.get("num-ring-pages"), None);
+    assert_eq!(bus.get("protocol").unwrap(), "x86_64-abi");
+}
+
+#[test]
+fn parameters_are_bounded() {
+    let parameters = |keys: &[(&str, &str)]| {
+        let (bus, backend) = backend_of(keys);
+        config::parameters(&bus, &backend, false).unwrap()
+    };
+    let plain = parameters(&[("sectors", "2048")]).unwrap();
+    assert_eq!((plain.sectors, plain.sector_size, plain.physical_sector_size), (2048, 512, 512));
+    assert_eq!(plain.abilities, Abilities { flush: None, indirect: 0 });
+    let full = parameters(&[
+        ("sectors", "2049"),
+        ("sector-size", "4096"),
+        ("physical-sector-size", "8192"),
+        ("mode", "w"),
+        ("feature-barrier", "1"),
+        ("feature-flush-cache", "1"),
+        ("feature-max-indirect-segments", "4294967295"),
+        ("feature-discard", "1"),
+        ("discard-granularity", "65536"),
+        ("discard-alignment", "4096"),
+    ])
+    .unwrap();
+    assert_eq!((full.sectors, full.physical_sector_size), (2048, 8192));
+    assert_eq!(full.abilities, ALL);
+    assert_eq!(full.discard.map(|discard| (discard.granularity, discard.alignment)), Some((128, 8)));
+    assert!(parameters(&[("sectors", "2048"), ("mode", "r")]).unwrap().read_only);
+    assert!(parameters(&[("sectors", "2048"), ("info", "4")]).unwrap().read_only);
+    for bad in ["", "-1", "0x10", "18446744073709551615", "99999999999999999999", "many"] {
+        assert_eq!(parameters(&[("sectors", bad)]), None, "{bad}");
+    }
+    for bad in ["0", "513", "65536", "-512"] {
+        let got = parameters(&[("sectors", "2048"), ("sector-size", bad)]);
+        assert!(got.is_none_or(|parameters| parameters.sector_size == 512), "{bad}");
+    }
+}

@@ -1,0 +1,423 @@
+//! An adapter: start-I/O, completion, resets and PnP.
+
+use alloc::boxed::Box;
+use core::{
+    ffi::c_void,
+    ptr::NonNull,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use wdm::{
+    event::{Event, EventKind, Mutex},
+    memory::try_box,
+    pnp::{PnpRequest, UsageKind},
+    spinlock::SpinLock,
+    status::Status as NtStatus,
+    storport::{
+        self, DeviceObjects, PnpFilter, Srb,
+        abi::{SRB_ORDERED_QUEUE_TAG_REQUEST, srb_flags, srb_function, srb_status},
+    },
+};
+use xenbus::{
+    client::{self, Bus, Client},
+    interface::{EventOutcome, LogLevel},
+};
+
+use super::{
+    connection::Control,
+    raw::{self, SharedPages, SrbRequest},
+    settings,
+};
+use crate::{
+    front::{
+        io::{Io, Kind, Request, Status},
+        ring::{BOUNCE_PAGES, HeapTables, INDIRECT_SEGMENTS, Ring},
+    },
+    scsi::{self, Attention, Outcome, Sense, TransferKind, Unit, sense},
+};
+
+/// Requests that storport may have outstanding.
+pub const QUEUE_DEPTH: u32 = 254;
+/// Seconds that a backend has to leave a connection that an earlier driver left behind.
+const STALE_PATIENCE: u32 = 10;
+/// Requests that the ring's table holds: storport's queue depth, and some that go past it (flush, shutdown).
+const ENTRIES: usize = 272;
+/// Slots of the largest ring.
+const SLOTS: usize = 512;
+/// Groups of bounce pages.
+const BOUNCE_GROUPS: usize = 4;
+/// Grant references of one disk: 4 MiB in flight. A domain has 32 768 by default, for all its devices.
+const STOCK: usize = 1024;
+/// Responses taken in one DPC.
+const BUDGET: u32 = 256;
+/// Finished requests that are taken under one hold of the lock.
+const BATCH: usize = 16;
+/// Microseconds between looks at held requests.
+const HELD_INTERVAL: u32 = 1_000_000;
+
+/// What the I/O path uses, under one spin lock.
+pub struct Hot {
+    /// The ring. Boxed, so that an adapter under construction fits a kernel stack well.
+    pub ring: Box<Ring<SrbRequest, SharedPages, HeapTables<SrbRequest>>>,
+    /// The disk; None until the backend was connected for the first time.
+    pub unit: Option<Unit>,
+    /// The event channel, while there is one.
+    pub event: Option<client::Event>,
+}
+
+/// One VBD.
+pub struct Adapter {
+    /// The bus.
+    pub client: Client,
+    /// Storport's side.
+    pub storport: storport::Adapter,
+    /// The I/O path.
+    pub hot: SpinLock<Hot>,
+    /// What the connection is about. Never taken while the spin lock is held.
+    pub control: Mutex<Control>,
+    /// Signalled whenever the connection made a step.
+    pub progress: Event,
+    /// Unit attentions to tell.
+    pub attention: Attention,
+    /// Storport has finished its first scan: what changes from now on needs another.
+    pub started: AtomicBool,
+    /// The disk will not come back.
+    pub gone: AtomicBool,
+    /// Between freeze and resume: shared pages are not touched.
+    pub frozen: AtomicBool,
+}
+
+impl Adapter {
+    /// Fetches the bus's interface and allocates all that I/O needs.
+    ///
+    /// # Errors
+    /// [`NtStatus::NO_SUCH_DEVICE`] for a device that is another driver's; no memory; the bus's.
+    #[inline(never)]
+    pub fn new(storport: storport::Adapter, objects: DeviceObjects) -> wdm::Result<Self> {
+        let client = raw::connect(objects.physical)?;
+        let control = Control::read(&client)?;
+        let indirects = settings::indirect_pages();
+        let pool = SharedPages::new(indirects + BOUNCE_GROUPS * BOUNCE_PAGES)?;
+        let stock = STOCK.max(2 * indirects + INDIRECT_SEGMENTS);
+        let tables = HeapTables::new(ENTRIES, SLOTS, indirects, stock).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+        let ring = Ring::new(tables, pool, control.handle()).map_err(|_| NtStatus::INSUFFICIENT_RESOURCES)?;
+        let ring = try_box(ring)?;
+        Ok(Self {
+            client,
+            storport,
+            hot: SpinLock::new(Hot { ring, unit: None, event: None }),
+            control: Mutex::new(control)?,
+            progress: Event::new(EventKind::Synchronization, false)?,
+            attention: Attention::new(),
+            started: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
+        })
+    }
+
+    /// Connects, and waits for that as long as the settings say. Always true: a disk that is late appears later.
+    pub fn start(&self) -> bool {
+        if self.begin() {
+            let mut left = settings::connect_timeout();
+            while left > 0 && !self.control.lock().is_settled() {
+                if !self.progress.wait_for(Duration::from_secs(1)) {
+                    left -= 1;
+                    if left.is_multiple_of(STALE_PATIENCE) {
+                        self.nudge();
+                    }
+                }
+            }
+            if self.hot.lock().unit.is_none() {
+                self.client.log(LogLevel::Warning, format_args!("not connected yet; the disk appears when it is"));
+            }
+        }
+        self.started.store(true, Ordering::Release);
+        true
+    }
+
+    /// HwStartIo. IRQL = DISPATCH_LEVEL.
+    pub fn start_io(&self, srb: Srb) {
+        match srb.block().function {
+            srb_function::EXECUTE_SCSI => self.execute(srb),
+            srb_function::FLUSH | srb_function::SHUTDOWN => {
+                let hot = self.hot.lock();
+                match hot.unit {
+                    Some(unit) if unit.cache && !self.gone.load(Ordering::Relaxed) => {
+                        self.submit(hot, srb, Io::new(Kind::Flush, 0, 0), &unit)
+                    }
+                    // An adapter without a cache, or one that was closed, has nothing to flush.
+                    _ => {
+                        drop(hot);
+                        self.finish(srb, srb_status::SUCCESS);
+                    }
+                }
+            }
+            srb_function::RESET_BUS | srb_function::RESET_DEVICE | srb_function::RESET_LOGICAL_UNIT => {
+                self.reset();
+                self.finish(srb, srb_status::SUCCESS);
+            }
+            srb_function::PNP | srb_function::POWER => self.finish(srb, srb_status::SUCCESS),
+            _ => self.finish(srb, srb_status::INVALID_REQUEST),
+        }
+    }
+
+    fn execute(&self, mut srb: Srb) {
+        let block = srb.block();
+        let wrong = match (block.path_id, block.target_id, block.lun) {
+            (0, 0, 0) => None,
+            (0, 0, _) => Some(srb_status::INVALID_LUN),
+            (0, _, _) => Some(srb_status::INVALID_TARGET_ID),
+            _ => Some(srb_status::INVALID_PATH_ID),
+        };
+        if let Some(status) = wrong {
+            return self.finish(srb, status);
+        }
+        let (cdb, cdb_len, data_len) = (block.cdb, srb.cdb().len(), block.data_transfer_length);
+        let cdb = cdb.get(..cdb_len).unwrap_or(&[]);
+        if scsi::reports_attention(cdb)
+            && let Some(sense) = self.attention.take()
+        {
+            return self.fail(srb, sense);
+        }
+        let hot = self.hot.lock();
+        let Some(unit) = hot.unit.filter(|_| !self.gone.load(Ordering::Relaxed)) else {
+            drop(hot);
+            return self.finish(srb, srb_status::NO_DEVICE);
+        };
+        let outcome = if scsi::moves_blocks(cdb) {
+            scsi::decode(&unit, cdb, &mut [], data_len)
+        } else {
+            scsi::decode(&unit, cdb, srb.data(), data_len)
+        };
+        let io = match outcome {
+            Outcome::Transfer(transfer) => {
+                let kind = match transfer.kind {
+                    TransferKind::Read => Kind::Read,
+                    TransferKind::Write => Kind::Write,
+                    TransferKind::Verify => Kind::Verify,
+                };
+                let mut io = Io::new(kind, transfer.sector, transfer.sectors);
+                io.force = transfer.force && kind == Kind::Write;
+                io
+            }
+            Outcome::Flush => Io::new(Kind::Flush, 0, 0),
+            Outcome::Unmap(count) => Io::new(Kind::Discard, 0, count),
+            Outcome::Done(bytes) => {
+                drop(hot);
+                if scsi::is_inquiry(cdb) {
+                    // Storport knows the unit from here on. What it answers does not matter: the depth is a hint.
+                    self.storport.set_queue_depth(QUEUE_DEPTH);
+                }
+                srb.block_mut().data_transfer_length = bytes;
+                return self.finish(srb, srb_status::SUCCESS);
+            }
+            Outcome::Fail(sense) => {
+                drop(hot);
+                return self.fail(srb, sense);
+            }
+        };
+        self.submit(hot, srb, io, &unit);
+    }
+
+    fn submit(&self, mut hot: wdm::spinlock::SpinGuard<'_, Hot>, srb: Srb, mut io: Io, unit: &Unit) {
+        let block = srb.block();
+        io.ordered = block.srb_flags & srb_flags::QUEUE_ACTION_ENABLE != 0
+            && block.queue_action == SRB_ORDERED_QUEUE_TAG_REQUEST;
+        let request = match SrbRequest::new(srb, self.storport, io, unit) {
+            Ok(request) => request,
+            Err((srb, status)) => {
+                drop(hot);
+                return self.finish(srb, status);
+            }
+        };
+        match hot.ring.submit(&self.client, request) {
+            Ok(next) => {
+                if next.notify
+                    && let Some(event) = hot.event
+                {
+                    self.client.send(event);
+                }
+                drop(hot);
+                if next.more {
+                    self.drain(BUDGET);
+                }
+            }
+            Err(request) => {
+                drop(hot);
+                self.finish(request.into_srb().0, srb_status::BUSY);
+            }
+        }
+    }
+
+    /// Takes what the backend answered and completes it, until nothing is left; only then is an event asked for, so that
+    /// responses that come while others are completed cost none. IRQL <= DISPATCH_LEVEL.
+    pub fn drain(&self, budget: u32) -> EventOutcome {
+        let mut left = budget;
+        let mut batch = [const { None::<(SrbRequest, Status)> }; BATCH];
+        loop {
+            let mut quiet = false;
+            let mut held = false;
+            {
+                let mut hot = self.hot.lock();
+                for place in &mut batch {
+                    *place = hot.ring.take_finished(&self.client, &mut left);
+                    if place.is_none() {
+                        break;
+                    }
+                }
+                if batch[0].is_none() {
+                    let next = hot.ring.rearm(&self.client);
+                    if next.notify
+                        && let Some(event) = hot.event
+                    {
+                        self.client.send(event);
+                    }
+                    quiet = !next.more;
+                    held = hot.ring.has_held();
+                }
+            }
+            for (request, status) in batch.iter_mut().map_while(Option::take) {
+                self.complete(request, status);
+            }
+            if held {
+                self.storport.request_timer(raw::timer, HELD_INTERVAL);
+            }
+            if quiet {
+                return if left == budget { EventOutcome::Spurious } else { EventOutcome::Done };
+            }
+            if left == 0 {
+                return EventOutcome::More;
+            }
+        }
+    }
+
+    /// Looks at held requests again. IRQL = DISPATCH_LEVEL.
+    pub fn on_timer(&self) {
+        if self.frozen.load(Ordering::Acquire) {
+            self.storport.request_timer(raw::timer, HELD_INTERVAL);
+        } else {
+            self.drain(BUDGET);
+        }
+    }
+
+    /// Makes sure that no event was lost, and completes nothing that is not finished. IRQL <= DISPATCH_LEVEL.
+    pub fn reset(&self) {
+        self.client.log(LogLevel::Warning, format_args!("reset asked for"));
+        self.attention.raise(Sense::RESET);
+        if self.frozen.load(Ordering::Acquire) {
+            return;
+        }
+        self.drain(BUDGET);
+        let hot = self.hot.lock();
+        if let (Some(event), true) = (hot.event, hot.ring.in_flight() > 0) {
+            self.client.send(event);
+        }
+    }
+
+    /// A request has ended. IRQL <= DISPATCH_LEVEL.
+    fn complete(&self, request: SrbRequest, status: Status) {
+        let kind = request.io().kind;
+        let (mut srb, io) = request.into_srb();
+        match status {
+            Status::Done => {
+                if matches!(kind, Kind::Read | Kind::Write) {
+                    srb.block_mut().data_transfer_length = io.count * 512;
+                }
+                self.finish(srb, srb_status::SUCCESS);
+            }
+            Status::Error => self.fail(
+                srb,
+                match kind {
+                    Kind::Read | Kind::Verify => Sense::UNRECOVERED_READ,
+                    Kind::Write => Sense::WRITE_ERROR,
+                    Kind::Flush | Kind::Discard => Sense::INTERNAL_FAILURE,
+                },
+            ),
+            Status::Unsupported => {
+                self.disable(&io);
+                self.fail(
+                    srb,
+                    if matches!(kind, Kind::Flush | Kind::Discard) {
+                        Sense::INVALID_OPCODE
+                    } else {
+                        Sense::INVALID_FIELD_IN_CDB
+                    },
+                );
+            }
+            Status::Gone if self.gone.load(Ordering::Relaxed) => self.finish(srb, srb_status::NO_DEVICE),
+            Status::Gone => self.fail(srb, Sense::INTERNAL_FAILURE),
+        }
+    }
+
+    /// The backend does not know an operation that it said it did.
+    fn disable(&self, io: &Io) {
+        let mut hot = self.hot.lock();
+        let Some(unit) = &mut hot.unit else { return };
+        match io.kind {
+            Kind::Discard => unit.discard = None,
+            Kind::Flush => unit.cache = false,
+            Kind::Write if io.force => unit.cache = false,
+            _ => return,
+        }
+        drop(hot);
+        self.attention.raise(Sense::MODE_CHANGED);
+        self.client.log(LogLevel::Warning, format_args!("{:?}: offered by the backend, not known to it", io.kind));
+    }
+
+    fn finish(&self, mut srb: Srb, status: u8) {
+        let block = srb.block_mut();
+        block.srb_status = status;
+        block.scsi_status = sense::GOOD;
+        if status != srb_status::SUCCESS {
+            block.data_transfer_length = 0;
+        }
+        self.storport.complete(srb);
+    }
+
+    fn fail(&self, mut srb: Srb, sense: Sense) {
+        let told = srb.set_sense(&sense.encode());
+        let block = srb.block_mut();
+        block.scsi_status = sense::CHECK_CONDITION;
+        block.srb_status = srb_status::ERROR | if told { srb_status::AUTOSENSE_VALID } else { 0 };
+        block.data_transfer_length = 0;
+        self.storport.complete(srb);
+    }
+}
+
+/// What is done about PnP requests before storport has them.
+pub struct PnpHook;
+
+impl PnpFilter for PnpHook {
+    fn before(device: NonNull<c_void>, request: &PnpRequest) -> wdm::Result {
+        match request {
+            PnpRequest::UsageNotification { kind: UsageKind::Dump | UsageKind::Hibernation, in_path: true } => {
+                Err(NtStatus::NOT_SUPPORTED)
+            }
+            PnpRequest::SurpriseRemoval => {
+                if let Some(adapter) = raw::adapter_of(device) {
+                    adapter.abandon();
+                }
+                Ok(())
+            }
+            PnpRequest::Stop | PnpRequest::Remove => {
+                if let Some(adapter) = raw::adapter_of(device) {
+                    adapter.close();
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn after(device: NonNull<c_void>, request: &PnpRequest, pending: bool) {
+        if matches!(request, PnpRequest::Remove) {
+            if pending {
+                // Storport is not done with the adapter: its memory stays.
+                wdm::warning!("a removal is pending: the adapter is not freed");
+            } else {
+                raw::forget_adapter(device);
+            }
+        }
+    }
+}
