@@ -1,0 +1,235 @@
+//! The kernel core: IRQL, spin locks, threads, waits, DPCs, timers, interrupts, processors, time, bug checks.
+
+// The names are those of the exports; the contract of each function is the one its documentation gives it.
+#![allow(non_snake_case, non_upper_case_globals, ambiguous_glob_reexports, unused_qualifications)]
+#![allow(clippy::missing_safety_doc)]
+
+pub mod abi;
+pub mod bugcheck;
+pub mod cpu;
+pub mod debug;
+pub mod dpc;
+pub mod interrupt;
+pub mod irql;
+pub mod object;
+pub mod queue;
+pub mod sched;
+pub mod shared;
+pub mod spinlock;
+pub mod thread;
+pub mod time;
+pub mod timer;
+pub mod wait;
+
+pub use abi::{APC_LEVEL, CLOCK_LEVEL, DISPATCH_LEVEL, HIGH_LEVEL, IPI_LEVEL, Kirql, PASSIVE_LEVEL};
+pub use bugcheck::{
+    KeBugCheck, KeBugCheckEx, KeDeregisterBugCheckCallback, KeDeregisterBugCheckReasonCallback,
+    KeInitializeCrashDumpHeader, KeRegisterBugCheckCallback, KeRegisterBugCheckReasonCallback, KiBugCheckData,
+};
+pub use cpu::{
+    KeDeregisterProcessorChangeCallback, KeGetCurrentNodeNumber, KeGetCurrentProcessorNumber,
+    KeGetCurrentProcessorNumberEx, KeGetProcessorIndexFromNumber, KeGetProcessorNumberFromIndex, KeIpiGenericCall,
+    KeQueryActiveGroupCount, KeQueryActiveProcessorCount, KeQueryActiveProcessorCountEx, KeQueryActiveProcessors,
+    KeQueryGroupAffinity, KeQueryHighestNodeNumber, KeQueryMaximumGroupCount, KeQueryMaximumProcessorCount,
+    KeQueryMaximumProcessorCountEx, KeRegisterProcessorChangeCallback, KeRevertToUserAffinityThread,
+    KeRevertToUserAffinityThreadEx, KeRevertToUserGroupAffinityThread, KeSetSystemAffinityThread,
+    KeSetSystemAffinityThreadEx, KeSetSystemGroupAffinityThread,
+};
+pub use debug::*;
+pub use dpc::*;
+pub use interrupt::*;
+pub use irql::*;
+pub use object::*;
+pub use queue::*;
+pub use sched::{CLOCK_VECTOR, DISPATCH_VECTOR, IPI_VECTOR, Thread, initialize, run_processor};
+pub use spinlock::*;
+pub use thread::*;
+pub use time::*;
+pub use timer::*;
+pub use wait::*;
+
+/// `InitSafeBootMode`: 0, a normal boot.
+pub static mut InitSafeBootMode: u32 = 0;
+/// `KeNumberProcessors`; set by [`start`].
+pub static mut KeNumberProcessors: i8 = 1;
+/// `NtBuildNumber`: 19041, a free build.
+pub static NtBuildNumber: u32 = 0xf000_4a61;
+
+/// Brings the core up: after the platform is installed, before any processor runs.
+pub fn start() {
+    // SAFETY: nothing else runs yet.
+    unsafe { KeNumberProcessors = crate::platform::platform().processors() as i8 };
+    crate::verifier::start();
+    initialize();
+}
+
+/// Whether something lies in a range of addresses.
+type Check = fn(usize, usize) -> bool;
+
+/// What refers to a range of memory that is going: a rule's name, or `None`.
+pub fn reference_into(start: usize, end: usize) -> Option<&'static str> {
+    let checks: [(Check, &str); 7] = [
+        (dpc::any_in, "a queued DPC"),
+        (timer::any_in, "a set timer"),
+        (interrupt::any_in, "a connected interrupt"),
+        (bugcheck::any_in, "a bug check callback"),
+        (cpu::any_in, "a processor change callback"),
+        (debug::any_in, "a debug print callback"),
+        (notify::any_in, "a notify routine"),
+    ];
+    checks.into_iter().find(|(check, _)| check(start, end)).map(|(_, what)| what)
+}
+
+crate::exports! {
+    /// The core's names of ntoskrnl.exe.
+    pub static EXPORTS in "ntoskrnl.exe";
+    fn KeGetCurrentIrql;
+    fn KfRaiseIrql;
+    fn KeRaiseIrql;
+    fn KeLowerIrql;
+    fn KfLowerIrql = KeLowerIrql;
+    fn KeRaiseIrqlToDpcLevel;
+    fn KfAcquireSpinLock = KeAcquireSpinLockRaiseToDpc;
+    fn KfReleaseSpinLock = KeReleaseSpinLock;
+    fn KeInitializeSpinLock;
+    fn KeAcquireSpinLockRaiseToDpc;
+    fn KeAcquireSpinLockRaiseToSynch;
+    fn KeReleaseSpinLock;
+    fn KeAcquireSpinLockAtDpcLevel;
+    fn KeReleaseSpinLockFromDpcLevel;
+    fn KeTryToAcquireSpinLockAtDpcLevel;
+    fn KeTestSpinLock;
+    fn KeAcquireInStackQueuedSpinLock;
+    fn KeReleaseInStackQueuedSpinLock;
+    fn KeAcquireInStackQueuedSpinLockAtDpcLevel;
+    fn KeReleaseInStackQueuedSpinLockFromDpcLevel;
+    fn KeInitializeEvent;
+    fn KeSetEvent;
+    fn KePulseEvent;
+    fn KeResetEvent;
+    fn KeClearEvent;
+    fn KeReadStateEvent;
+    fn KeInitializeSemaphore;
+    fn KeReleaseSemaphore;
+    fn KeReadStateSemaphore;
+    fn KeInitializeMutex;
+    fn KeReleaseMutex;
+    fn KeReadStateMutex;
+    fn KeWaitForSingleObject;
+    fn KeWaitForMutexObject;
+    fn KeWaitForMultipleObjects;
+    fn KeDelayExecutionThread;
+    fn ZwYieldExecution;
+    fn KeInitializeTimer;
+    fn KeInitializeTimerEx;
+    fn KeSetTimer;
+    fn KeSetTimerEx;
+    fn KeSetCoalescableTimer;
+    fn KeCancelTimer;
+    fn KeReadStateTimer;
+    fn KeInitializeDpc;
+    fn KeInitializeThreadedDpc;
+    fn KeInsertQueueDpc;
+    fn KeRemoveQueueDpc;
+    fn KeSetImportanceDpc;
+    fn KeSetTargetProcessorDpc;
+    fn KeSetTargetProcessorDpcEx;
+    fn KeFlushQueuedDpcs;
+    fn KeIsExecutingDpc;
+    fn KeAcquireInterruptSpinLock;
+    fn KeReleaseInterruptSpinLock;
+    fn KeSynchronizeExecution;
+    fn KeGetCurrentProcessorNumber;
+    fn KeGetCurrentProcessorNumberEx;
+    fn KeGetProcessorIndexFromNumber;
+    fn KeGetProcessorNumberFromIndex;
+    fn KeQueryActiveProcessorCount;
+    fn KeQueryActiveProcessorCountEx;
+    fn KeQueryMaximumProcessorCount;
+    fn KeQueryMaximumProcessorCountEx;
+    fn KeQueryActiveProcessors;
+    fn KeQueryGroupAffinity;
+    fn KeQueryActiveGroupCount;
+    fn KeQueryMaximumGroupCount;
+    fn KeQueryHighestNodeNumber;
+    fn KeGetCurrentNodeNumber;
+    fn KeIpiGenericCall;
+    fn KeSetSystemAffinityThread;
+    fn KeSetSystemAffinityThreadEx;
+    fn KeRevertToUserAffinityThread;
+    fn KeRevertToUserAffinityThreadEx;
+    fn KeSetSystemGroupAffinityThread;
+    fn KeRevertToUserGroupAffinityThread;
+    fn KeRegisterProcessorChangeCallback;
+    fn KeDeregisterProcessorChangeCallback;
+    fn KeQueryInterruptTime;
+    fn KeQueryInterruptTimePrecise;
+    fn KeQueryUnbiasedInterruptTime;
+    fn KeQuerySystemTime = KeQuerySystemTimePrecise;
+    fn KeQuerySystemTimePrecise;
+    fn KeQueryTickCount;
+    fn KeQueryTimeIncrement;
+    fn ExSystemTimeToLocalTime;
+    fn ExLocalTimeToSystemTime = ExSystemTimeToLocalTime;
+    fn ExSetTimerResolution;
+    fn KeInitializeDeviceQueue;
+    fn KeInsertDeviceQueue;
+    fn KeInsertByKeyDeviceQueue;
+    fn KeRemoveDeviceQueue;
+    fn KeRemoveByKeyDeviceQueue;
+    fn KeRemoveByKeyDeviceQueueIfBusy = KeRemoveByKeyDeviceQueue;
+    fn KeRemoveEntryDeviceQueue;
+    fn KeRegisterBugCheckCallback;
+    fn KeDeregisterBugCheckCallback;
+    fn KeRegisterBugCheckReasonCallback;
+    fn KeDeregisterBugCheckReasonCallback;
+    fn KeInitializeCrashDumpHeader;
+    fn KeBugCheck;
+    fn KeBugCheckEx;
+    fn PsCreateSystemThread;
+    fn PsTerminateSystemThread;
+    fn KeGetCurrentThread;
+    fn PsGetCurrentThread = KeGetCurrentThread;
+    fn PsGetCurrentThreadId;
+    fn PsGetThreadId;
+    fn PsGetCurrentProcess;
+    fn IoGetCurrentProcess = PsGetCurrentProcess;
+    fn PsGetCurrentProcessId;
+    fn PsGetProcessId;
+    fn PsGetProcessImageFileName;
+    fn PsIsSystemThread;
+    fn PsGetCurrentProcessSessionId;
+    fn KeSetPriorityThread;
+    fn KeQueryPriorityThread;
+    fn KeSetBasePriorityThread;
+    fn KeEnterCriticalRegion;
+    fn KeLeaveCriticalRegion;
+    fn KeAreApcsDisabled;
+    fn KeAreAllApcsDisabled;
+    fn PsSetCreateProcessNotifyRoutine;
+    fn PsSetCreateThreadNotifyRoutine;
+    fn PsRemoveCreateThreadNotifyRoutine;
+    fn PsSetLoadImageNotifyRoutine;
+    fn PsRemoveLoadImageNotifyRoutine;
+    fn DbgPrint;
+    fn RtlAssert = debug::RtlAssert;
+    fn DbgPrintEx;
+    fn vDbgPrintEx;
+    fn vDbgPrintExWithPrefix;
+    fn DbgQueryDebugFilterState;
+    fn DbgSetDebugFilterState;
+    fn DbgSetDebugPrintCallback;
+    fn DbgBreakPoint;
+    data InitSafeBootMode;
+    data KiBugCheckData;
+    data KeNumberProcessors;
+    data NtBuildNumber;
+}
+
+crate::exports! {
+    /// The core's names of hal.dll.
+    pub static HAL_EXPORTS in "hal.dll";
+    fn KeQueryPerformanceCounter;
+    fn KeStallExecutionProcessor;
+    fn KeRaiseIrqlToSynchLevel;
+}

@@ -1,0 +1,555 @@
+//! The adapter's device object: start, stop, removal, power, and the scan of its buses.
+//! <https://learn.microsoft.com/windows-hardware/drivers/storage/storport-driver-initialization>
+
+use super::abi::*;
+use super::adapter::{Adapter, NON_PAGED_POOL_NX, Place, TAG};
+use super::dma::{DeviceDescription, DmaAdapter};
+use super::driver::{self, finish, pass, pass_and_wait};
+use super::{interrupt, pdo, violation};
+use crate::ex::ExAllocatePoolWithTag;
+use crate::io::abi::{DeviceRelations, Irp, mn};
+use crate::io::device::IoDetachDevice;
+use crate::io::irp::current;
+use crate::ke::abi::DISPATCH_LEVEL;
+use crate::ke::irql::*;
+use crate::pnp::resource::{CmDescriptor, TYPE_MEMORY, TYPE_MEMORY_LARGE, TYPE_PORT, parse_cm_resource_list};
+use crate::status::*;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::Ordering;
+
+/// BusRelations of IRP_MN_QUERY_DEVICE_RELATIONS.
+const BUS_RELATIONS: i32 = 0;
+
+/// IRP_MJ_PNP.
+///
+/// # Safety
+/// The caller owns the IRP, which is for the adapter's device object.
+pub unsafe fn pnp(adapter: &Arc<Adapter>, irp: *mut Irp) -> NtStatus {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let location = *current(irp);
+        match location.minor {
+            mn::START_DEVICE => {
+                let below = pass_and_wait(adapter.lower, irp);
+                let status = if nt_success(below) {
+                    let lists = location.parameters.start;
+                    start(adapter, &descriptors(lists.raw), &descriptors(lists.translated))
+                } else {
+                    below
+                };
+                finish(irp, status, 0)
+            }
+            mn::QUERY_DEVICE_RELATIONS if location.parameters.relation_type == BUS_RELATIONS => {
+                if adapter.state.lock().running {
+                    scan(adapter);
+                }
+                let status = report(adapter, irp);
+                if !nt_success(status) {
+                    return finish(irp, status, 0);
+                }
+                (*irp).io_status.status = status;
+                pass(adapter.lower, irp)
+            }
+            mn::STOP_DEVICE => {
+                stop(adapter, false);
+                (*irp).io_status.status = STATUS_SUCCESS;
+                pass(adapter.lower, irp)
+            }
+            mn::SURPRISE_REMOVAL => {
+                if adapter.controls.lock()[SCSI_ADAPTER_SURPRISE_REMOVAL as usize] != 0 {
+                    control_adapter(adapter, SCSI_ADAPTER_SURPRISE_REMOVAL);
+                }
+                stop(adapter, true);
+                (*irp).io_status.status = STATUS_SUCCESS;
+                pass(adapter.lower, irp)
+            }
+            mn::REMOVE_DEVICE => {
+                stop(adapter, true);
+                remove(adapter);
+                (*irp).io_status.status = STATUS_SUCCESS;
+                let lower = adapter.lower;
+                let status = pass(lower, irp);
+                IoDetachDevice(lower);
+                let fdo = adapter.fdo;
+                driver::forget(&adapter.clone());
+                driver::delete(fdo);
+                status
+            }
+            mn::QUERY_STOP_DEVICE | mn::CANCEL_STOP_DEVICE | mn::QUERY_REMOVE_DEVICE | mn::CANCEL_REMOVE_DEVICE => {
+                (*irp).io_status.status = STATUS_SUCCESS;
+                pass(adapter.lower, irp)
+            }
+            _ => pass(adapter.lower, irp),
+        }
+    }
+}
+
+/// The descriptors of a `CM_RESOURCE_LIST`, none of a null one.
+///
+/// # Safety
+/// The list is null or whole.
+unsafe fn descriptors(list: *mut c_void) -> Vec<CmDescriptor> {
+    if list.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        let bytes = crate::pnp::send::cm_list_bytes(list.cast());
+        parse_cm_resource_list(core::slice::from_raw_parts(list.cast::<u8>(), bytes)).unwrap_or_default()
+    }
+}
+
+/// Finds and initializes the adapter. IRQL = PASSIVE_LEVEL.
+fn start(adapter: &Arc<Adapter>, raw: &[CmDescriptor], translated: &[CmDescriptor]) -> NtStatus {
+    if adapter.extension().is_null() && !adapter.make_extension() {
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
+    let mut ranges: Vec<AccessRange> = raw
+        .iter()
+        .filter(|d| matches!(d.kind, TYPE_PORT | TYPE_MEMORY | TYPE_MEMORY_LARGE))
+        .map(|d| AccessRange { start: d.start(), length: d.length(), in_memory: u8::from(d.kind != TYPE_PORT) })
+        .collect();
+    let wanted = adapter.hw.number_of_access_ranges as usize;
+    while ranges.len() < wanted {
+        ranges.push(AccessRange { start: 0, length: 0, in_memory: 0 });
+    }
+    let config = adapter.config.get();
+    let again = &mut 0u8;
+    // SAFETY: nothing of the miniport runs yet; the routines are called as documented, at PASSIVE_LEVEL.
+    let found = unsafe {
+        prepare(adapter, &mut *config, &mut ranges);
+        query_controls(adapter);
+        let Some(find) = adapter.hw.hw_find_adapter else { return STATUS_INVALID_PARAMETER };
+        if adapter.dma.load(Ordering::Acquire).is_null() {
+            get_dma(adapter);
+        }
+        find(adapter.extension(), adapter.hw_context, ptr::null_mut(), c"".as_ptr().cast(), config, again)
+    };
+    // The ranges are the miniport's during HwStorFindAdapter alone.
+    // SAFETY: as above.
+    unsafe { (*config).access_ranges = ptr::null_mut() };
+    if found != SP_RETURN_FOUND {
+        release(adapter);
+        return match found {
+            SP_RETURN_NOT_FOUND => STATUS_DEVICE_DOES_NOT_EXIST,
+            SP_RETURN_BAD_CONFIG => STATUS_DEVICE_CONFIGURATION_ERROR,
+            _ => STATUS_UNSUCCESSFUL,
+        };
+    }
+    // SAFETY: as above.
+    unsafe { settle(&mut *config) };
+    if let Err(status) = interrupt::connect_all(adapter, raw, translated) {
+        release(adapter);
+        return status;
+    }
+    if !initialize(adapter) {
+        interrupt::disconnect_all(adapter);
+        release(adapter);
+        return STATUS_DEVICE_CONFIGURATION_ERROR;
+    }
+    adapter.state.lock().running = true;
+    adapter.start_clock();
+    STATUS_SUCCESS
+}
+
+/// HwStorInitialize at DIRQL (at DISPATCH_LEVEL without an interrupt), then HwStorPassiveInitialize.
+fn initialize(adapter: &Adapter) -> bool {
+    let Some(routine) = adapter.hw.hw_initialize else { return false };
+    adapter.passive_initialize.store(0, Ordering::Release);
+    // SAFETY: the miniport's routines, called as documented.
+    unsafe {
+        let irql = KfRaiseIrql(DISPATCH_LEVEL);
+        let good = adapter.with_start_io(|| interrupt::with_lock(adapter, || routine(adapter.extension())));
+        KeLowerIrql(irql);
+        if good == 0 {
+            return false;
+        }
+        let passive = adapter.passive_initialize.load(Ordering::Acquire);
+        if passive != 0 {
+            let passive = core::mem::transmute::<usize, HwBoolean>(passive);
+            return passive(adapter.extension()) != 0;
+        }
+    }
+    true
+}
+
+/// What HwStorFindAdapter gets.
+fn prepare(adapter: &Adapter, config: &mut PortConfiguration, ranges: &mut [AccessRange]) {
+    // SAFETY: all zero is valid for this structure of integers, pointers and options.
+    *config = unsafe { core::mem::zeroed() };
+    config.length = size_of::<PortConfiguration>() as u32;
+    config.interface_type = adapter.hw.interface_type;
+    config.maximum_transfer_length = SP_UNINITIALIZED_VALUE;
+    config.number_of_physical_breaks = SP_UNINITIALIZED_VALUE;
+    config.dma_isa[0] = SP_UNINITIALIZED_VALUE;
+    config.dma_isa[1] = SP_UNINITIALIZED_VALUE;
+    config.number_of_access_ranges = ranges.len() as u32;
+    config.access_ranges = ranges.as_mut_ptr();
+    config.initiator_bus_id = [0xff; 8];
+    config.scatter_gather = 1;
+    config.master = 1;
+    config.map_buffers = adapter.hw.map_buffers;
+    config.need_physical_addresses = 1;
+    config.tagged_queuing = 1;
+    config.auto_request_sense = 1;
+    config.multiple_request_per_lu = 1;
+    config.maximum_number_of_targets = 255;
+    config.srb_type = u8::from(adapter.extended_srbs());
+    config.device_extension_size = adapter.hw.device_extension_size;
+    config.lu_extension_size = adapter.hw.lu_extension_size;
+    config.srb_extension_size = adapter.hw.srb_extension_size;
+    // SCSI_DMA64_SYSTEM_SUPPORTED
+    config.dma_64_bit_addresses = 0x80;
+    config.maximum_number_of_logical_units = 8;
+    config.max_number_of_io = 1000;
+    config.max_ios_per_lun = 255;
+    config.initial_lun_queue_depth = 20;
+}
+
+/// Bounds what the miniport filled in.
+fn settle(config: &mut PortConfiguration) {
+    if config.number_of_buses == 0 {
+        config.number_of_buses = 1;
+    }
+    if config.maximum_transfer_length == 0 {
+        violation("HwStorFindAdapter left MaximumTransferLength at 0", 0, 0);
+    }
+    config.maximum_number_of_targets = config.maximum_number_of_targets.max(1);
+    config.maximum_number_of_logical_units = config.maximum_number_of_logical_units.max(1);
+    config.max_ios_per_lun = config.max_ios_per_lun.max(1);
+}
+
+/// Asks which control types the miniport supports.
+fn query_controls(adapter: &Adapter) {
+    let lists = [
+        (adapter.hw.hw_adapter_control, SCSI_ADAPTER_CONTROL_MAX, &adapter.controls),
+        (adapter.hw.hw_unit_control, SCSI_UNIT_CONTROL_MAX, &adapter.unit_controls),
+    ];
+    for (routine, max, place) in lists {
+        let Some(routine) = routine else { continue };
+        let mut list = SupportedControlTypes { max_control_type: max, supported: [0; 32] };
+        // SAFETY: the miniport's routine with the list it is documented to get.
+        let answer =
+            unsafe { routine(adapter.extension(), SCSI_QUERY_SUPPORTED_CONTROL_TYPES, (&raw mut list).cast()) };
+        if answer == 0 {
+            *place.lock() = list.supported;
+        }
+    }
+}
+
+/// Calls HwStorAdapterControl for a type without parameters. IRQL as the type says.
+fn control_adapter(adapter: &Adapter, kind: u32) -> bool {
+    let supported = adapter.controls.lock()[kind as usize] != 0;
+    match adapter.hw.hw_adapter_control {
+        // SAFETY: the miniport's routine, for a type that it supports.
+        Some(routine) if supported => unsafe { routine(adapter.extension(), kind, ptr::null_mut()) == 0 },
+        _ => false,
+    }
+}
+
+/// Gets the DMA adapter of the PDO: from its bus, by the I/O manager.
+fn get_dma(adapter: &Adapter) {
+    let description = DeviceDescription {
+        version: 1,
+        flags: [1, 1, 0, 0, 0, 0, 0, 1],
+        bus_number: 0,
+        dma_channel: 0,
+        interface_type: adapter.hw.interface_type,
+        dma_width: 0,
+        dma_speed: 0,
+        maximum_length: u32::MAX,
+        dma_port: 0,
+        version3: [0; 6],
+    };
+    let mut registers = 0u32;
+    // SAFETY: the PDO stands below this adapter.
+    let dma = unsafe {
+        crate::hal::IoGetDmaAdapter(adapter.pdo, (&raw const description).cast_mut().cast(), &raw mut registers)
+    };
+    adapter.dma.store(dma.cast::<DmaAdapter>(), Ordering::Release);
+}
+
+/// Stops the adapter: no request starts any more, the miniport is told, its interrupt goes. IRQL = PASSIVE_LEVEL.
+fn stop(adapter: &Arc<Adapter>, for_good: bool) {
+    let was_running = core::mem::replace(&mut adapter.state.lock().running, false);
+    if was_running {
+        adapter.stop_clock();
+        // SAFETY: raised and lowered in pairs.
+        unsafe {
+            let irql = KfRaiseIrql(DISPATCH_LEVEL);
+            control_adapter(adapter, SCSI_STOP_ADAPTER);
+            KeLowerIrql(irql);
+            crate::ke::KeFlushQueuedDpcs();
+        }
+        interrupt::disconnect_all(adapter);
+    }
+    if for_good {
+        let units: Vec<_> = adapter.state.lock().slots.iter().map(|s| s.unit.clone()).collect();
+        for unit in units {
+            unit.present.store(false, Ordering::Release);
+        }
+        adapter.fail_waiting();
+    }
+}
+
+/// Gives back what the miniport had. IRQL = PASSIVE_LEVEL.
+fn release(adapter: &Adapter) {
+    if let Some((base, physical, bytes)) = adapter.uncached.lock().take() {
+        let dma = adapter.dma.load(Ordering::Acquire);
+        // SAFETY: allocated from this DMA adapter.
+        unsafe {
+            if let Some(free) = (*(*dma).operations).free_common_buffer {
+                free(dma, bytes, physical, base as *mut c_void, 1);
+            }
+        }
+    }
+    let mappings = core::mem::take(&mut *adapter.mappings.lock());
+    for (base, bytes) in mappings {
+        // SAFETY: mapped for the miniport.
+        unsafe { crate::mm::memory::MmUnmapIoSpace(base as *mut c_void, bytes) };
+    }
+    adapter.free_extension();
+}
+
+/// Ends the adapter. IRQL = PASSIVE_LEVEL.
+fn remove(adapter: &Arc<Adapter>) {
+    let held = adapter.in_flight();
+    if held != 0 {
+        // Windows would wait for them for ever. What the miniport still uses stays, so that it is seen as a leak.
+        crate::io::kernel::note(format_args!(
+            "storport {}: removed while its miniport has {held} requests",
+            adapter.port
+        ));
+        core::mem::forget(adapter.clone());
+        return;
+    }
+    let units: Vec<_> = adapter.state.lock().slots.iter().map(|s| s.unit.clone()).collect();
+    for unit in units {
+        adapter.remove_unit(&unit);
+        let device = unit.pdo.swap(ptr::null_mut(), Ordering::AcqRel);
+        if !device.is_null() {
+            // SAFETY: the PnP manager removes the children before their parent.
+            unsafe { driver::delete(device) };
+        }
+    }
+    release(adapter);
+    let dma = adapter.dma.swap(ptr::null_mut(), Ordering::AcqRel);
+    if !dma.is_null() {
+        // SAFETY: got from the PDO; nothing uses it any more.
+        unsafe {
+            if let Some(put) = (*(*dma).operations).put_dma_adapter {
+                put(dma);
+            }
+        }
+    }
+}
+
+/// Looks for units at every place: INQUIRY to unit 0 of each target, then REPORT LUNS, else every unit in turn.
+/// IRQL = PASSIVE_LEVEL.
+pub fn scan(adapter: &Arc<Adapter>) {
+    let config = adapter.config();
+    let (buses, targets) = (config.number_of_buses, config.maximum_number_of_targets);
+    let units = config.maximum_number_of_logical_units;
+    for path in 0..buses {
+        for target in 0..targets {
+            if !probe(adapter, (path, target, 0)) {
+                for lun in 1..units {
+                    vanish(adapter, (path, target, lun));
+                }
+                continue;
+            }
+            let reported = report_luns(adapter, (path, target, 0));
+            for lun in 1..units {
+                let place = (path, target, lun);
+                let there = match &reported {
+                    Some(list) => list.contains(&lun) && probe(adapter, place),
+                    None => probe(adapter, place),
+                };
+                if !there {
+                    vanish(adapter, place);
+                }
+            }
+        }
+    }
+}
+
+/// Sends INQUIRY to a place; makes or forgets its unit.
+fn probe(adapter: &Arc<Adapter>, place: Place) -> bool {
+    let known = adapter.unit(place);
+    let Some(unit) = known.clone().or_else(|| adapter.add_unit(place)) else { return false };
+    let mut data = [0u8; 96];
+    let mut answer = (SRB_STATUS_BUSY, 0);
+    for _ in 0..3 {
+        answer = adapter.execute(&unit, &[0x12, 0, 0, 0, 96, 0], &mut data, false);
+        if matches!(answer.0, SRB_STATUS_SUCCESS | SRB_STATUS_DATA_OVERRUN) || answer.0 != SRB_STATUS_BUSY {
+            break;
+        }
+    }
+    // Qualifier 3: no device can be here; 1: none is here now.
+    let there = matches!(answer.0, SRB_STATUS_SUCCESS | SRB_STATUS_DATA_OVERRUN) && answer.1 >= 36 && data[0] >> 5 == 0;
+    if there {
+        *unit.inquiry.lock() = data;
+        unit.present.store(true, Ordering::Release);
+    } else if known.is_some() {
+        vanish(adapter, place);
+    } else {
+        adapter.remove_unit(&unit);
+    }
+    there
+}
+
+/// A unit does not answer any more: one that was reported goes by the PnP manager, another one at once.
+fn vanish(adapter: &Arc<Adapter>, place: Place) {
+    let Some(unit) = adapter.unit(place) else { return };
+    unit.present.store(false, Ordering::Release);
+    if !unit.reported.load(Ordering::Acquire) {
+        adapter.remove_unit(&unit);
+    }
+}
+
+/// REPORT LUNS, as far as single-level numbers below 256 go.
+fn report_luns(adapter: &Arc<Adapter>, place: Place) -> Option<Vec<u8>> {
+    let unit = adapter.unit(place)?;
+    let mut data = alloc::vec![0u8; 2048];
+    let cdb = [0xa0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0];
+    let (status, moved) = adapter.execute(&unit, &cdb, &mut data, false);
+    if !matches!(status, SRB_STATUS_SUCCESS | SRB_STATUS_DATA_OVERRUN) || moved < 8 {
+        return None;
+    }
+    let bytes = u32::from_be_bytes([data[0], data[1], data[2], data[3]]) as usize;
+    let end = (8 + bytes).min(moved as usize).min(data.len());
+    Some(data[8..end].as_chunks::<8>().0.iter().filter(|e| e[0] == 0).map(|e| e[1]).collect())
+}
+
+/// Answers BusRelations with the units that are there.
+///
+/// # Safety
+/// The caller owns the IRP.
+unsafe fn report(adapter: &Arc<Adapter>, irp: *mut Irp) -> NtStatus {
+    let units: Vec<_> = adapter.state.lock().slots.iter().map(|s| s.unit.clone()).collect();
+    let mut devices = Vec::new();
+    for unit in units {
+        if !unit.present.load(Ordering::Acquire) {
+            unit.reported.store(false, Ordering::Release);
+            continue;
+        }
+        let Some(device) = pdo::device(adapter, &unit) else { return STATUS_INSUFFICIENT_RESOURCES };
+        unit.reported.store(true, Ordering::Release);
+        devices.push(device);
+    }
+    // SAFETY: the block has room for all devices; each is referenced, as the PnP manager wants it.
+    unsafe {
+        let bytes = size_of::<DeviceRelations>() + devices.len() * size_of::<usize>();
+        let relations = ExAllocatePoolWithTag(NON_PAGED_POOL_NX, bytes, TAG).cast::<DeviceRelations>();
+        if relations.is_null() {
+            return STATUS_INSUFFICIENT_RESOURCES;
+        }
+        (*relations).count = devices.len() as u32;
+        let first = (&raw mut (*relations).objects).cast::<*mut crate::io::abi::DeviceObject>();
+        for (i, device) in devices.iter().enumerate() {
+            crate::ob::ObfReferenceObject((*device).cast());
+            first.add(i).write(*device);
+        }
+        (*irp).io_status.information = relations as usize;
+    }
+    STATUS_SUCCESS
+}
+
+/// IRP_MJ_POWER: the adapter is told of device states, then the IRP goes down.
+///
+/// # Safety
+/// The caller owns the IRP.
+pub unsafe fn power(adapter: &Arc<Adapter>, irp: *mut Irp) -> NtStatus {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let location = *current(irp);
+        let power = location.parameters.power;
+        if location.minor == mn::SET_POWER && power.kind == 1 {
+            // PowerDeviceD0 = 1
+            let running = adapter.state.lock().running;
+            if power.state > 1 && running {
+                let irql = KfRaiseIrql(DISPATCH_LEVEL);
+                control_adapter(adapter, SCSI_STOP_ADAPTER);
+                KeLowerIrql(irql);
+                adapter.state.lock().running = false;
+            } else if power.state == 1 && !running && !adapter.extension().is_null() {
+                let irql = KfRaiseIrql(DISPATCH_LEVEL);
+                let restarted = control_adapter(adapter, SCSI_RESTART_ADAPTER);
+                KeLowerIrql(irql);
+                adapter.state.lock().running = restarted || initialize(adapter);
+                adapter.pump();
+            }
+        }
+        crate::po::PoStartNextPowerIrp(irp);
+        skip_to(adapter, irp)
+    }
+}
+
+/// # Safety
+/// The caller owns the IRP.
+unsafe fn skip_to(adapter: &Adapter, irp: *mut Irp) -> NtStatus {
+    // SAFETY: the caller's promise.
+    unsafe {
+        crate::io::irp::skip(irp);
+        crate::po::PoCallDriver(adapter.lower, irp)
+    }
+}
+
+/// `IOCTL_SCSI_RESCAN_BUS`.
+const IOCTL_SCSI_RESCAN_BUS: u32 = 0x0004_101c;
+
+/// IRP_MJ_DEVICE_CONTROL.
+///
+/// # Safety
+/// The caller owns the IRP.
+pub unsafe fn control(adapter: &Arc<Adapter>, irp: *mut Irp) -> NtStatus {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let ioctl = (*current(irp)).parameters.ioctl;
+        match ioctl.code {
+            IOCTL_SCSI_RESCAN_BUS => {
+                rescan(adapter);
+                finish(irp, STATUS_SUCCESS, 0)
+            }
+            pdo::IOCTL_STORAGE_QUERY_PROPERTY => pdo::query_property(adapter, None, irp),
+            pdo::IOCTL_SCSI_GET_CAPABILITIES => pdo::capabilities(adapter, irp),
+            pdo::IOCTL_SCSI_MINIPORT => pdo::miniport_control(adapter, (0, 0, 0), irp),
+            _ => pass(adapter.lower, irp),
+        }
+    }
+}
+
+/// Has the PnP manager look again. IRQL <= DISPATCH_LEVEL.
+pub fn rescan(adapter: &Adapter) {
+    adapter.counters.rescans.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: the PDO stands below this adapter.
+    unsafe { crate::pnp::report::IoInvalidateDeviceRelations(adapter.pdo, BUS_RELATIONS) };
+}
+
+/// Reads or writes configuration space of the adapter by an IRP to the bus. IRQL = PASSIVE_LEVEL. The bytes moved.
+///
+/// # Safety
+/// The buffer has that length.
+pub unsafe fn config_space(adapter: &Adapter, minor: u8, buffer: *mut c_void, offset: u32, bytes: u32) -> u32 {
+    // SAFETY: the IRP is made, sent and freed here.
+    unsafe {
+        let irp = crate::io::irp::IoAllocateIrp((*adapter.lower).stack_size + 1, 0);
+        if irp.is_null() {
+            return 0;
+        }
+        let next = &mut *crate::io::irp::next(irp);
+        next.major = crate::io::abi::mj::PNP;
+        next.minor = minor;
+        // WhichSpace 0: configuration space.
+        next.parameters.others =
+            [ptr::null_mut(), buffer, offset as usize as *mut c_void, bytes as usize as *mut c_void];
+        (*irp).io_status.status = STATUS_NOT_SUPPORTED;
+        let status = crate::io::irp::send_and_wait(adapter.lower, irp);
+        let moved = if nt_success(status) { (*irp).io_status.information as u32 } else { 0 };
+        crate::io::irp::IoFreeIrp(irp);
+        moved
+    }
+}

@@ -1,0 +1,167 @@
+//! An adapter's interrupt: one line, or messages; connected when it starts.
+//! <https://learn.microsoft.com/windows-hardware/drivers/storage/msi-support-in-storport>
+
+use super::abi::*;
+use super::adapter::Adapter;
+use crate::ke::interrupt::{
+    Connection, Interrupt, KeAcquireInterruptSpinLock, KeReleaseInterruptSpinLock, Service, connect, disconnect,
+};
+use crate::pnp::resource::{CmDescriptor, INTERRUPT_LATCHED, INTERRUPT_MESSAGE, TYPE_INTERRUPT};
+use crate::status::NtStatus;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::Ordering;
+
+/// The connected interrupts of an adapter.
+pub struct Interrupts {
+    objects: Vec<*mut Interrupt>,
+    descriptors: Vec<CmDescriptor>,
+    shared_lock: Box<usize>,
+    /// The objects are messages.
+    pub messages: bool,
+}
+
+/// Connects what the adapter was given: its messages if it has a routine for them, else its line.
+///
+/// # Errors
+/// What the kernel says to one of the connections; none is left then.
+pub fn connect_all(adapter: &Adapter, raw: &[CmDescriptor], translated: &[CmDescriptor]) -> Result<(), NtStatus> {
+    let is_interrupt = |d: &&CmDescriptor| d.kind == TYPE_INTERRUPT;
+    let pairs: Vec<_> = raw.iter().filter(is_interrupt).zip(translated.iter().filter(is_interrupt)).collect();
+    let config = adapter.config();
+    let message_routine = config.hw_ms_interrupt_routine;
+    let messages: Vec<_> = pairs.iter().filter(|(_, t)| t.flags & INTERRUPT_MESSAGE != 0).collect();
+    let use_messages = !messages.is_empty() && message_routine.is_some();
+    let line = pairs.iter().find(|(_, t)| t.flags & INTERRUPT_MESSAGE == 0);
+    if !use_messages && (line.is_none() && messages.is_empty() || adapter.hw.hw_interrupt.is_none()) {
+        return Ok(());
+    }
+    let context = (&raw const *adapter).cast_mut().cast::<c_void>();
+    // InterruptSynchronizePerMessage: each message has a lock of its own.
+    let own_locks = config.interrupt_synchronization_mode == 2;
+    let mut all = Box::new(Interrupts {
+        objects: Vec::new(),
+        descriptors: Vec::new(),
+        shared_lock: Box::new(0),
+        messages: use_messages,
+    });
+    let chosen: Vec<_> = if use_messages {
+        messages.into_iter().copied().collect()
+    } else {
+        line.or(pairs.first()).copied().into_iter().collect()
+    };
+    let highest = chosen.iter().map(|(_, t)| t.level() as u8).max().unwrap_or(0);
+    for (id, (raw, translated)) in chosen.into_iter().enumerate() {
+        let message = translated.flags & INTERRUPT_MESSAGE != 0;
+        let lock = if own_locks || !use_messages { ptr::null_mut() } else { &raw mut *all.shared_lock };
+        let processor = translated.affinity().trailing_zeros();
+        let connection = Connection {
+            vector: translated.vector() as u8,
+            irql: translated.level() as u8,
+            synchronize_irql: if own_locks { translated.level() as u8 } else { highest },
+            shared: !message && translated.flags & INTERRUPT_LATCHED == 0,
+            service: if use_messages {
+                Service::Message(message_service, id as u32)
+            } else {
+                Service::Line(line_service)
+            },
+            context,
+            lock,
+            line: (!message).then_some((raw.vector(), processor)),
+        };
+        // SAFETY: the adapter outlives the connection, which its stop ends.
+        match unsafe { connect(connection) } {
+            Ok(object) => {
+                all.objects.push(object);
+                all.descriptors.push(*translated);
+            }
+            Err(status) => {
+                for object in &all.objects {
+                    // SAFETY: connected above.
+                    unsafe { disconnect(*object) };
+                }
+                return Err(status);
+            }
+        }
+    }
+    adapter.interrupt.store(Box::into_raw(all).cast(), Ordering::Release);
+    Ok(())
+}
+
+/// Takes the connections away. IRQL = PASSIVE_LEVEL.
+pub fn disconnect_all(adapter: &Adapter) {
+    let all = adapter.interrupt.swap(ptr::null_mut(), Ordering::AcqRel).cast::<Interrupts>();
+    if !all.is_null() {
+        // SAFETY: made by `connect_all`.
+        let all = unsafe { Box::from_raw(all) };
+        for object in &all.objects {
+            // SAFETY: connected there.
+            unsafe { disconnect(*object) };
+        }
+    }
+}
+
+/// The adapter's interrupts, if it has any.
+fn of(adapter: &Adapter) -> Option<&Interrupts> {
+    // SAFETY: valid until the adapter stops, when nothing of the miniport runs any more.
+    unsafe { adapter.interrupt.load(Ordering::Acquire).cast::<Interrupts>().as_ref() }
+}
+
+/// Runs `body` with the interrupt lock (of message 0). IRQL <= DIRQL before.
+pub fn with_lock<R>(adapter: &Adapter, body: impl FnOnce() -> R) -> R {
+    match acquire(adapter, 0) {
+        Some(old) => {
+            let result = body();
+            release(adapter, 0, old);
+            result
+        }
+        None => body(),
+    }
+}
+
+/// Takes the interrupt lock of a message; the IRQL before. `None`: there is no such interrupt.
+pub fn acquire(adapter: &Adapter, message: u32) -> Option<u8> {
+    let object = *of(adapter)?.objects.get(message as usize)?;
+    // SAFETY: the object is connected.
+    Some(unsafe { KeAcquireInterruptSpinLock(object) })
+}
+
+/// Gives it back.
+pub fn release(adapter: &Adapter, message: u32, old: u8) {
+    if let Some(object) = of(adapter).and_then(|all| all.objects.get(message as usize)) {
+        // SAFETY: the object is connected and its lock held.
+        unsafe { KeReleaseInterruptSpinLock(*object, old) };
+    }
+}
+
+/// What is known of a message: `StorPortGetMSIInfo`.
+pub fn information(adapter: &Adapter, message: u32) -> Option<MessageInterruptInformation> {
+    let all = of(adapter).filter(|all| all.messages)?;
+    let descriptor = all.descriptors.get(message as usize)?;
+    Some(MessageInterruptInformation {
+        message_id: message,
+        message_data: descriptor.vector(),
+        message_address: 0xfee0_0000 | u64::from(descriptor.affinity().trailing_zeros() & 0xff) << 12,
+        interrupt_vector: descriptor.vector(),
+        interrupt_level: u32::from(descriptor.level()),
+        interrupt_mode: 1,
+    })
+}
+
+unsafe extern "win64" fn line_service(_: *mut Interrupt, context: *mut c_void) -> u8 {
+    // SAFETY: the context is the adapter, which outlives its interrupts.
+    unsafe {
+        let adapter = &*context.cast::<Adapter>();
+        adapter.hw.hw_interrupt.map_or(0, |service| service(adapter.extension()))
+    }
+}
+
+unsafe extern "win64" fn message_service(_: *mut Interrupt, context: *mut c_void, message: u32) -> u8 {
+    // SAFETY: the context is the adapter, which outlives its interrupts.
+    unsafe {
+        let adapter = &*context.cast::<Adapter>();
+        adapter.config().hw_ms_interrupt_routine.map_or(0, |service| service(adapter.extension(), message))
+    }
+}
