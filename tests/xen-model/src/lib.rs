@@ -1,2 +1,32 @@
-//! A Xen hypervisor, xenstored and block backend as a library.
+//! A Xen host as a library: hypervisor, xenstored, toolstack and block backend for one HVM guest.
+//!
+//! Everything is deterministic: no threads, no clocks, chance comes from [`Config::seed`]. The bench implements
+//! [`Machine`], feeds the guest's CPUID, hypercalls, ports and configuration accesses into [`Xen`], and calls
+//! [`Xen::step`] between the guest's steps. What the guest does wrong is recorded ([`Xen::guest_errors`]), what was
+//! written to a disk is in its [`Journal`], and backends misbehave on request ([`Hostile`]).
+//!
+//! Xen's ABI is declared here a second time, from Xen's public headers, and not taken from the drivers' `xen-abi`: a
+//! number that is wrong there shows.
 
+mod abi;
+mod blkback;
+mod config;
+mod hv;
+pub mod layout;
+mod machine;
+mod observe;
+mod platform;
+mod store;
+mod xen;
+
+pub use blkback::{
+    Backing, DiscardOptions, Disk, DiskOptions, DiskSpec, DiskStats, FileBacking, Hostile, HostilePlan, Journal,
+    JournalEntry, MemoryBacking, Order, RingKeys, SECTOR, hash,
+};
+pub use config::{Config, CpuVendor, Quotas};
+pub use hv::{GrantError, GrantedRef, PortState};
+pub use machine::{Gfn, Machine, Mfn, PAGE_SIZE, TestInterrupts, TestMachine};
+pub use observe::{Counters, Fault, GuestError, GuestErrorKind, TraceEvent, TraceSink};
+pub use platform::{PlatformDevice, Unplugged};
+pub use store::{Perm, Store, StoreError};
+pub use xen::Xen;

@@ -1,0 +1,108 @@
+//! What a malicious or broken backend does.
+
+use std::collections::BTreeMap;
+
+/// One way to misbehave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hostile {
+    /// A response's id is far outside the ring.
+    IdOutOfRange,
+    /// A response's id is in range, but that request is not outstanding; the true response is lost.
+    IdNotOutstanding,
+    /// A response carries the id of the response before it; the true one is lost.
+    DuplicateId,
+    /// A response names another operation.
+    WrongOperation,
+    /// `rsp_prod` jumps ahead of everything that was asked.
+    RspProdAhead,
+    /// `rsp_prod` runs backward.
+    RspProdBackward,
+    /// A response never comes.
+    NeverRespond,
+    /// The data pages' grants stay mapped after the response.
+    KeepGrantMapped,
+    /// Feature keys and sizes are 0, negative, huge or not numbers. Decided when the frontend connects or the backend
+    /// offers its keys.
+    AbsurdFeatureKeys,
+    /// The backend's state skips steps: Connected before the frontend offered a ring.
+    StateSkip,
+    /// The backend's state flaps while connected.
+    StateFlap,
+    /// The backend and its directory vanish with requests in flight.
+    VanishMidIo,
+    /// Events without end and without reason.
+    EventStorm,
+    /// A response's bytes change after it was published.
+    RewriteResponse,
+    /// A status that does not exist.
+    BadStatus,
+    /// The backend's state is written again and again: a storm of watch events.
+    WatchStorm,
+}
+
+impl Hostile {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::IdOutOfRange,
+        Self::IdNotOutstanding,
+        Self::DuplicateId,
+        Self::WrongOperation,
+        Self::RspProdAhead,
+        Self::RspProdBackward,
+        Self::NeverRespond,
+        Self::KeepGrantMapped,
+        Self::AbsurdFeatureKeys,
+        Self::StateSkip,
+        Self::StateFlap,
+        Self::VanishMidIo,
+        Self::EventStorm,
+        Self::RewriteResponse,
+        Self::BadStatus,
+        Self::WatchStorm,
+    ];
+}
+
+/// When and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct HostilePlan {
+    /// What.
+    pub kind: Hostile,
+    /// Occasions that pass before the first time: responses for what happens with a response, work steps while
+    /// connected for storms and flapping, handshakes for keys and skipped states.
+    pub after: u32,
+    /// How often.
+    pub times: u32,
+}
+
+/// The plans of one disk, and what became of them.
+#[derive(Debug, Default)]
+pub(super) struct Plans {
+    plans: Vec<HostilePlan>,
+    fired: BTreeMap<Hostile, u64>,
+}
+
+impl Plans {
+    pub(super) fn add(&mut self, plan: HostilePlan) {
+        self.plans.push(plan);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.plans.clear();
+    }
+
+    /// An occasion for `kind`: whether it is to happen now.
+    pub(super) fn due(&mut self, kind: Hostile) -> bool {
+        let Some(plan) = self.plans.iter_mut().find(|p| p.kind == kind && p.times > 0) else { return false };
+        if plan.after > 0 {
+            plan.after -= 1;
+            return false;
+        }
+        plan.times -= 1;
+        *self.fired.entry(kind).or_default() += 1;
+        true
+    }
+
+    pub(super) fn fired(&self) -> &BTreeMap<Hostile, u64> {
+        &self.fired
+    }
+}
