@@ -1,0 +1,448 @@
+//! The virtual processors: contexts, interrupt state, the seeded scheduler, simulated time.
+//!
+//! Everything here runs on the one OS thread that carries the machine; the cells are atomics so that no `static mut` is
+//! needed, not because threads share them.
+
+use nt::ke::{self, CLOCK_VECTOR};
+use nt::platform::{PAGE_SIZE, Point};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+/// Most processors.
+pub const MAX: usize = 8;
+/// Bytes of the stack on which a processor starts and idles.
+const BOOT_STACK: usize = 256 << 10;
+/// Nanoseconds that pass at a preemption point.
+const STEP_NS: u64 = 120;
+
+/// One processor.
+struct Vcpu {
+    pending: [AtomicU64; 4],
+    irql: AtomicU8,
+    enabled: AtomicBool,
+    halted: AtomicBool,
+    rsp: AtomicUsize,
+    area: AtomicUsize,
+}
+
+static VCPUS: [Vcpu; MAX] = [const {
+    Vcpu {
+        pending: [const { AtomicU64::new(0) }; 4],
+        irql: AtomicU8::new(0),
+        enabled: AtomicBool::new(false),
+        halted: AtomicBool::new(false),
+        rsp: AtomicUsize::new(0),
+        area: AtomicUsize::new(0),
+    }
+}; MAX];
+static COUNT: AtomicU32 = AtomicU32::new(1);
+static CURRENT: AtomicU32 = AtomicU32::new(0);
+static NOW_NS: AtomicU64 = AtomicU64::new(0);
+static CLOCK: AtomicU64 = AtomicU64::new(u64::MAX);
+static HOST_RSP: AtomicUsize = AtomicUsize::new(0);
+static TRACE: AtomicU64 = AtomicU64::new(0xcbf2_9ce4_8422_2325);
+static SWITCHES: AtomicU64 = AtomicU64::new(0);
+static RNG: Mutex<Option<Pcg64>> = Mutex::new(None);
+
+/// A line of the IOAPIC.
+#[derive(Clone, Copy, Default)]
+struct Line {
+    level: bool,
+    to: Option<(u32, u8)>,
+}
+static LINES: Mutex<BTreeMap<u32, Line>> = Mutex::new(BTreeMap::new());
+
+fn me() -> &'static Vcpu {
+    &VCPUS[CURRENT.load(Relaxed) as usize]
+}
+
+/// A random number below `limit`.
+pub fn below(limit: u32) -> u32 {
+    let mut rng = RNG.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    rng.as_mut().map_or(0, |rng| rng.random_range(0..limit))
+}
+
+/// A random word.
+pub fn random() -> u64 {
+    let mut rng = RNG.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    rng.as_mut().map_or(0, RngExt::random)
+}
+
+/// Mixes an event into the hash that proves two runs to be the same.
+pub fn trace(event: u64) {
+    TRACE.store((TRACE.load(Relaxed) ^ event).wrapping_mul(0x0100_0000_01b3), Relaxed);
+}
+
+/// The hash of everything that happened so far.
+pub fn trace_hash() -> u64 {
+    TRACE.load(Relaxed)
+}
+
+/// How often one processor was left for another.
+pub fn switches() -> u64 {
+    SWITCHES.load(Relaxed)
+}
+
+/// Simulated time.
+pub fn now_ns() -> u64 {
+    NOW_NS.load(Relaxed)
+}
+
+/// Lets time pass.
+pub fn advance(ns: u64) {
+    NOW_NS.fetch_add(ns, Relaxed);
+    tick();
+}
+
+fn tick() {
+    if now_ns() / 100 >= CLOCK.load(Relaxed) {
+        CLOCK.store(u64::MAX, Relaxed);
+        make_pending(0, CLOCK_VECTOR);
+    }
+}
+
+/// Asks for the clock's vector at a time.
+pub fn set_clock(when: u64) {
+    CLOCK.store(when, Relaxed);
+    tick();
+}
+
+/// The processor that runs.
+pub fn current() -> u32 {
+    CURRENT.load(Relaxed)
+}
+
+/// How many there are.
+pub fn count() -> u32 {
+    COUNT.load(Relaxed)
+}
+
+/// CR8 of the processor that runs.
+pub fn irql() -> u8 {
+    me().irql.load(Relaxed)
+}
+
+/// Writes CR8.
+pub fn set_irql(irql: u8) {
+    me().irql.store(irql, Relaxed);
+    deliver();
+}
+
+/// Clears IF.
+pub fn disable() -> bool {
+    me().enabled.swap(false, Relaxed)
+}
+
+/// Whether IF is set.
+pub fn enabled() -> bool {
+    me().enabled.load(Relaxed)
+}
+
+/// Sets IF.
+pub fn restore(enabled: bool) {
+    me().enabled.store(enabled, Relaxed);
+    if enabled {
+        deliver();
+    }
+}
+
+/// Makes a vector pending; nothing runs.
+pub fn make_pending(vcpu: u32, vector: u8) {
+    if let Some(vcpu) = VCPUS[..count() as usize].get(vcpu as usize) {
+        vcpu.pending[vector as usize / 64].fetch_or(1 << (vector % 64), Relaxed);
+        vcpu.halted.store(false, Relaxed);
+    }
+}
+
+/// Makes a vector pending and delivers it if it is for the processor that runs.
+pub fn request(vcpu: u32, vector: u8) {
+    make_pending(vcpu, vector);
+    if vcpu == current() {
+        deliver();
+    }
+}
+
+/// The level of an interrupt line changed.
+pub fn set_line(gsi: u32, level: bool) {
+    let mut lines = LINES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let line = lines.entry(gsi).or_default();
+    let rose = level && !line.level;
+    line.level = level;
+    let to = line.to;
+    drop(lines);
+    if rose && let Some((vcpu, vector)) = to {
+        make_pending(vcpu, vector);
+    }
+}
+
+/// Where an interrupt line goes.
+pub fn route(gsi: u32, to: Option<(u32, u8)>) {
+    let mut lines = LINES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let line = lines.entry(gsi).or_default();
+    line.to = to;
+    let raised = line.level;
+    drop(lines);
+    if raised && let Some((vcpu, vector)) = to {
+        make_pending(vcpu, vector);
+    }
+}
+
+/// EOI: a level-triggered line that is still raised interrupts again.
+pub fn end_of_interrupt(vector: u8) {
+    crate::host::with_xen(xen_model::Xen::sync_interrupt_line);
+    let lines = LINES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let again: Vec<(u32, u8)> =
+        lines.values().filter(|line| line.level).filter_map(|line| line.to).filter(|to| to.1 == vector).collect();
+    drop(lines);
+    for (vcpu, vector) in again {
+        make_pending(vcpu, vector);
+    }
+}
+
+fn deliverable(vcpu: &Vcpu) -> Option<u8> {
+    let word = (0..4).rev().find(|&word| vcpu.pending[word].load(Relaxed) != 0)?;
+    let bit = vcpu.pending[word].load(Relaxed).ilog2();
+    let vector = (word as u32 * 64 + bit) as u8;
+    (vector >> 4 > vcpu.irql.load(Relaxed)).then_some(vector)
+}
+
+/// Delivers what is pending and not masked, on the stack that runs. The thread may come back on another processor.
+pub fn deliver() {
+    loop {
+        let vcpu = me();
+        if !vcpu.enabled.load(Relaxed) {
+            return;
+        }
+        let Some(vector) = deliverable(vcpu) else { return };
+        vcpu.pending[vector as usize / 64].fetch_and(!(1 << (vector % 64)), Relaxed);
+        vcpu.enabled.store(false, Relaxed);
+        trace(u64::from(current()) << 8 | u64::from(vector));
+        ke::interrupt::dispatch(vector);
+        me().enabled.store(true, Relaxed);
+    }
+}
+
+/// Lets the model work.
+fn step_model() -> bool {
+    let moved = crate::host::with_xen(|xen| xen.step(now_ns())).unwrap_or(false);
+    if moved {
+        trace(0x57e9);
+    }
+    moved
+}
+
+/// A preemption point.
+pub fn preempt(point: Point) {
+    if HOST_RSP.load(Relaxed) == 0 {
+        return;
+    }
+    crate::watchdog::step(point == Point::Spin);
+    crate::step::perhaps_open();
+    advance(STEP_NS);
+    let dice = below(64);
+    if point == Point::Spin || dice < 4 {
+        step_model();
+    }
+    deliver();
+    let leave = match point {
+        Point::Spin => true,
+        Point::Call => dice.is_multiple_of(8),
+        Point::Release => dice.is_multiple_of(16),
+    };
+    if leave && count() > 1 {
+        let others = count() - 1;
+        let start = below(others);
+        let own = current();
+        let next = (0..others).map(|step| (own + 1 + (start + step) % others) % count()).find(|&n| runnable(n));
+        if let Some(next) = next {
+            switch(next);
+            deliver();
+        }
+    } else if point == Point::Spin && count() == 1 {
+        // A lone processor that spins waits for the model or for time.
+        advance(1000);
+        deliver();
+    }
+}
+
+/// A preemption between two instructions of a driver: an interrupt may come in, and another processor may go on.
+pub fn preempt_here() {
+    advance(STEP_NS);
+    if below(4) == 0 {
+        step_model();
+    }
+    deliver();
+    if count() > 1 && below(2) == 0 {
+        let others = count() - 1;
+        let (own, start) = (current(), below(others));
+        let next = (0..others).map(|step| (own + 1 + (start + step) % others) % count()).find(|&n| runnable(n));
+        if let Some(next) = next {
+            switch(next);
+            deliver();
+        }
+    }
+}
+
+/// What a processor is at, for reports.
+pub fn describe(vcpu: u32) -> String {
+    let cpu = &VCPUS[vcpu as usize];
+    let halted = if cpu.halted.load(Relaxed) { "halted" } else { "runs" };
+    let interrupts = if cpu.enabled.load(Relaxed) { "on" } else { "off" };
+    let pending: Vec<String> = (0..=255_u8)
+        .filter(|vector| cpu.pending[*vector as usize / 64].load(Relaxed) >> (vector % 64) & 1 != 0)
+        .map(|vector| format!("{vector:#x}"))
+        .collect();
+    format!("{halted}, IRQL {}, interrupts {interrupts}, pending [{}]", cpu.irql.load(Relaxed), pending.join(", "))
+}
+
+/// Where a processor's stack ends now: its saved one, or the caller's on the processor that runs.
+pub fn stack_pointer(vcpu: u32) -> usize {
+    if vcpu == current() {
+        let here = 0_u8;
+        return (&raw const here) as usize;
+    }
+    VCPUS[vcpu as usize].rsp.load(Relaxed)
+}
+
+fn runnable(vcpu: u32) -> bool {
+    !VCPUS[vcpu as usize].halted.load(Relaxed)
+}
+
+/// Waits for an interrupt.
+pub fn halt() {
+    me().halted.store(true, Relaxed);
+    let mut idle_steps = 0_u32;
+    loop {
+        if !me().halted.load(Relaxed) {
+            deliver();
+            return;
+        }
+        let start = below(count());
+        if let Some(next) = (0..count()).map(|step| (start + step) % count()).find(|&n| runnable(n)) {
+            idle_steps = 0;
+            if next != current() {
+                switch(next);
+            }
+            continue;
+        }
+        if step_model() {
+            advance(STEP_NS);
+            idle_steps += 1;
+            if idle_steps < 100_000 {
+                continue;
+            }
+            crate::watchdog::bark("the model works on and on while every processor idles");
+        }
+        let clock = CLOCK.load(Relaxed).saturating_mul(100);
+        let model = crate::host::with_xen(|xen| xen.next_deadline_ns()).flatten().unwrap_or(u64::MAX);
+        let next = clock.min(model);
+        if next == u64::MAX {
+            crate::watchdog::bark("deadlock: every processor idles, no timer is set, and no backend has work");
+        }
+        crate::watchdog::idle();
+        advance(next.saturating_sub(now_ns()).max(1));
+    }
+}
+
+/// Leaves this processor for another, on the other's stack.
+fn switch(next: u32) {
+    let from = current();
+    SWITCHES.fetch_add(1, Relaxed);
+    trace(0xc9_0000 | u64::from(next));
+    CURRENT.store(next, Relaxed);
+    load_area();
+    // SAFETY: the other context was saved by this function or made by `run`.
+    unsafe { change_stacks(VCPUS[from as usize].rsp.as_ptr(), VCPUS[next as usize].rsp.load(Relaxed)) };
+}
+
+fn load_area() {
+    const ARCH_SET_GS: i64 = 0x1001;
+    // SAFETY: sets GS base, which nothing but driver code uses in this process.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, me().area.load(Relaxed)) };
+}
+
+/// GS base of the processor that runs.
+pub fn set_area(area: usize) {
+    me().area.store(area, Relaxed);
+    load_area();
+}
+
+/// Says how many processors there are and what decides between them. Before anything else.
+pub fn prepare(vcpus: u32, seed: u64) {
+    COUNT.store(vcpus, Relaxed);
+    *RNG.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Pcg64::seed_from_u64(seed));
+}
+
+/// Runs the machine until [`leave`].
+pub fn run() {
+    for vcpu in &VCPUS[..count() as usize] {
+        // Guest memory, as every stack that a driver may run on: hypercalls take pointers into it.
+        let stack = crate::frames::memory().alloc_pages(BOOT_STACK / PAGE_SIZE).expect("RAM for the first stacks");
+        let top = stack.as_ptr() as usize + BOOT_STACK;
+        // SAFETY: inside of the fresh stack: what `change_stacks` pops, then where it returns to.
+        unsafe {
+            let words = (top as *mut usize).sub(16);
+            words.write_bytes(0, 16);
+            words.cast::<u32>().write(0x1f80);
+            words.cast::<u32>().add(1).write(0x37f);
+            words.add(7).write(first as *const () as usize);
+            vcpu.rsp.store(words as usize, Relaxed);
+        }
+    }
+    CURRENT.store(0, Relaxed);
+    // SAFETY: the context was made above; `leave` comes back here.
+    unsafe { change_stacks(HOST_RSP.as_ptr(), VCPUS[0].rsp.load(Relaxed)) };
+    HOST_RSP.store(0, Relaxed);
+}
+
+/// Ends the machine: goes back to where [`run`] was called.
+pub fn leave() -> ! {
+    let mut nowhere = 0_usize;
+    // SAFETY: `run` stored its context; nothing of the machine runs again.
+    unsafe { change_stacks(&raw mut nowhere, HOST_RSP.load(Relaxed)) };
+    unreachable!("the machine was left")
+}
+
+/// Whether the machine runs.
+pub fn running() -> bool {
+    HOST_RSP.load(Relaxed) != 0
+}
+
+#[unsafe(naked)]
+unsafe extern "sysv64" fn first() {
+    core::arch::naked_asm!("xor ebp, ebp", "call {enter}", "ud2", enter = sym enter)
+}
+
+extern "sysv64" fn enter() -> ! {
+    ke::run_processor()
+}
+
+#[unsafe(naked)]
+unsafe extern "sysv64" fn change_stacks(_from: *mut usize, _to: usize) {
+    core::arch::naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "sub rsp, 8",
+        "stmxcsr [rsp]",
+        "fnstcw [rsp + 4]",
+        "mov [rdi], rsp",
+        "mov rsp, rsi",
+        "ldmxcsr [rsp]",
+        "fldcw [rsp + 4]",
+        "add rsp, 8",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+    )
+}
