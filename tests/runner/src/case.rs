@@ -1,0 +1,170 @@
+//! One case of the suites on the process platform: sets the machine up as the case wants it, boots, runs, judges.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use process::{Bench, BenchConfig, Outcome};
+use serde::Serialize;
+use suites::case::{Fault, RegistryValue};
+use suites::{Case, Failure, Setup};
+
+use crate::boot;
+use crate::walk;
+use crate::world::{self, ModelWorld};
+
+/// Preemption points of a run for each second of its case's time-out: few enough that a run without end is stopped with
+/// a report before it is killed without one.
+const STEPS_PER_SECOND: u64 = 500_000;
+/// REG_SZ, REG_BINARY and REG_DWORD.
+const REG_SZ: u32 = 1;
+const REG_BINARY: u32 = 3;
+const REG_DWORD: u32 = 4;
+
+#[derive(Serialize)]
+struct Info {
+    name: String,
+    summary: &'static str,
+    quick: bool,
+    timeout_s: u32,
+}
+
+/// What the last line of a run says.
+#[derive(Serialize)]
+pub struct ResultLine {
+    /// Whether every check held.
+    pub passed: bool,
+    /// Why not.
+    pub failure: Option<String>,
+    /// What the case counted.
+    pub counters: BTreeMap<String, u64>,
+    /// A hash of every step of the run, in hexadecimal; empty for several runs.
+    pub trace: String,
+}
+
+/// Prints the cases, and the walks through one, as JSON.
+///
+/// # Errors
+/// None that a person can cause.
+pub fn list() -> anyhow::Result<ExitCode> {
+    let cases: Vec<Info> = suites::cases::all()
+        .map(|case| Info {
+            name: case.name.to_owned(),
+            summary: case.summary,
+            quick: case.quick,
+            timeout_s: case.timeout_s,
+        })
+        .chain(walk::WALKS.iter().map(|walk| Info {
+            name: walk.name(),
+            summary: walk.summary,
+            quick: false,
+            timeout_s: walk::TIMEOUT_S,
+        }))
+        .collect();
+    println!("{}", serde_json::to_string(&cases)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a case; the last line printed is the result.
+///
+/// # Errors
+/// No such case, or the machine cannot be set up.
+pub fn run(name: &str, seed: u64, drivers: PathBuf, verbose: bool) -> anyhow::Result<ExitCode> {
+    if let Some(walk) = walk::WALKS.iter().find(|walk| walk.name() == name) {
+        return walk::run(walk.case, &drivers, 1, None);
+    }
+    let case = suites::cases::all().find(|case| case.name == name).with_context(|| format!("no case `{name}`"))?;
+    let setup = (case.setup)(seed);
+    let config = BenchConfig {
+        seed,
+        vcpus: setup.vcpus,
+        stepping: setup.stepping,
+        most_steps: u64::from(case.timeout_s) * STEPS_PER_SECOND,
+        verbose,
+        drivers,
+        model: xen_model::Config {
+            present: setup.xen,
+            viridian: setup.viridian,
+            fifo: setup.fifo,
+            vector_upcalls: setup.vectors,
+            max_grant_frames: setup.grant_frames,
+            ..xen_model::Config::default()
+        },
+        ..BenchConfig::default()
+    };
+    let outcome = Bench::new(config)?.run(|ctx| body(ctx, case, &setup, seed))?;
+    let (result, counters, trace) = match outcome {
+        Outcome::Done(done) => done,
+        Outcome::Stopped(stop) => {
+            println!("{}", stop.report);
+            let first = stop.report.lines().next().unwrap_or("the machine stopped").to_owned();
+            let place = stop.report.lines().find(|line| line.contains(".sys+0x")).unwrap_or("").trim().to_owned();
+            (Err(Failure(format!("{first} {place}"))), BTreeMap::new(), 0)
+        }
+    };
+    let line = ResultLine {
+        passed: result.is_ok(),
+        failure: result.err().map(|failure| failure.0),
+        counters,
+        trace: format!("{trace:016x}"),
+    };
+    println!("RESULT {}", serde_json::to_string(&line)?);
+    Ok(if line.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+type Done = (Result<(), Failure>, BTreeMap<String, u64>, u64);
+
+/// On an NT thread: boots and runs the case.
+fn body(ctx: &process::Ctx, case: &Case, setup: &Setup, seed: u64) -> Done {
+    let world = ModelWorld::new(ctx, setup.fault);
+    let mut suite = suites::Ctx::new(&world, seed);
+    let mut result = prepare(ctx, setup).map_err(|error| Failure(format!("{error:#}")));
+    if result.is_ok() {
+        result = (case.run)(&mut suite).and_then(|()| suite.check_wanted()).and_then(|()| world.judge_guest());
+        let late = nt::storport::timed_out();
+        if result.is_ok() && late > 0 && !case.may_time_out() {
+            result = Err(Failure(format!("{late} requests took so long that the disk was reset: an event was lost")));
+        }
+    }
+    if result.is_err() {
+        println!("the log's end:");
+        let log = ctx.log();
+        for line in &log[log.len().saturating_sub(40)..] {
+            println!("  {line}");
+        }
+    }
+    let counters = suite.counters().iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    (result, counters, ctx.trace_hash())
+}
+
+/// Sets disks, registry values and faults up as the case wants them, and boots.
+fn prepare(ctx: &process::Ctx, setup: &Setup) -> anyhow::Result<()> {
+    ctx.xen(|xen| {
+        for disk in &setup.disks {
+            world::attach(xen, disk);
+        }
+        if let Some(Fault::Hypercall(n)) = setup.fault {
+            // -ENOMEM, the error that every operation may give.
+            xen.fail_hypercall(xen_model::Fault { op: None, sub: None, after: n - 1, errno: -12 });
+        }
+    });
+    let values = setup
+        .registry
+        .iter()
+        .map(|(key, name, value)| {
+            let (kind, data) = match value {
+                RegistryValue::Dword(value) => (REG_DWORD, value.to_le_bytes().to_vec()),
+                RegistryValue::Text(text) => {
+                    (REG_SZ, text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect())
+                }
+                RegistryValue::Binary(bytes) => (REG_BINARY, bytes.to_vec()),
+            };
+            ((*key).to_owned(), (*name).to_owned(), kind, data)
+        })
+        .collect();
+    if let Some(Fault::Allocation(n)) = setup.fault {
+        nt::ex::fault::fail_nth(n);
+    }
+    boot::boot(ctx, values)
+}

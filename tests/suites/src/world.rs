@@ -1,0 +1,185 @@
+//! What a case may do outside the guest: dom0, its toolstack and the block backends.
+//!
+//! On the process platform this is `tests/xen-model`; in the lab it is a real dom0 behind a serial line.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// A disk as the toolstack configures it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// 0 = xvda, 1 = xvdb, ...
+    pub index: u32,
+    /// 512-byte units.
+    pub units: u64,
+    /// Logical sector size in bytes: 512 or 4096 (2048 for a CD-ROM).
+    pub sector_size: u32,
+    /// Physical sector size in bytes.
+    pub physical_sector_size: u32,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// A CD-ROM.
+    pub cdrom: bool,
+    /// Largest ring the backend offers, as a power of two of pages.
+    pub max_ring_order: u32,
+    /// Most indirect segments, 0 for none.
+    pub max_indirect: u32,
+    /// feature-flush-cache.
+    pub flush: bool,
+    /// feature-barrier.
+    pub barrier: bool,
+    /// feature-discard.
+    pub discard: bool,
+    /// Keys that the backend never writes.
+    pub omitted: &'static [&'static str],
+}
+
+impl DiskSpec {
+    /// A plain disk of `mib` MiB with everything that Linux's blkback offers.
+    pub fn new(index: u32, mib: u64) -> Self {
+        Self {
+            index,
+            units: mib * 2048,
+            sector_size: 512,
+            physical_sector_size: 512,
+            read_only: false,
+            cdrom: false,
+            max_ring_order: 4,
+            max_indirect: 256,
+            flush: true,
+            barrier: true,
+            discard: true,
+            omitted: &[],
+        }
+    }
+}
+
+/// What a hostile backend does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hostile {
+    /// A response whose id is no slot.
+    IdOutOfRange,
+    /// A response whose id is a slot that is free.
+    IdNotOutstanding,
+    /// The same response twice.
+    DuplicateId,
+    /// A response with another operation than the request's.
+    WrongOperation,
+    /// `rsp_prod` jumps ahead of everything that was asked.
+    ProducerAhead,
+    /// `rsp_prod` runs backward.
+    ProducerBackward,
+    /// A response that never comes.
+    NoResponse,
+    /// A grant stays mapped after the response.
+    GrantKeptMapped,
+    /// Feature keys and sizes that are 0, negative, huge or no numbers, by the seed.
+    AbsurdKeys,
+    /// The backend is Connected before the frontend offered a ring.
+    StateSkip,
+    /// `state` flaps while connected.
+    StateFlap,
+    /// The backend and its directory vanish with I/O in flight.
+    Vanish,
+    /// Events without work, as fast as can be.
+    EventStorm,
+    /// A response's bytes change after it was published.
+    RewriteResponse,
+    /// A status that does not exist.
+    BadStatus,
+    /// The backend's state is written again and again.
+    WatchStorm,
+}
+
+/// Figures of one disk's backend since it was attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskStats {
+    /// Read requests executed.
+    pub reads: u64,
+    /// Write requests executed.
+    pub writes: u64,
+    /// Flushes and empty barriers executed.
+    pub flushes: u64,
+    /// Discards executed.
+    pub discards: u64,
+    /// Requests taken off the ring and not answered yet.
+    pub in_flight: u64,
+    /// Requests answered with an error.
+    pub errors: u64,
+    /// Most requests that were in flight at once.
+    pub most_in_flight: u64,
+    /// Segments of the largest request.
+    pub most_segments: u64,
+    /// Handshakes done.
+    pub connections: u64,
+}
+
+/// Figures of the hypervisor since the boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct XenStats {
+    /// Hypercalls of the guest.
+    pub hypercalls: u64,
+    /// EVTCHNOP_send of the guest.
+    pub sends: u64,
+    /// Upcalls delivered by vector.
+    pub vector_upcalls: u64,
+    /// Upcalls delivered by the PCI interrupt.
+    pub intx_upcalls: u64,
+    /// Suspends that ran to their end, cancelled ones not counted.
+    pub suspends: u64,
+    /// Suspends that were cancelled.
+    pub cancelled_suspends: u64,
+    /// Requests that were in flight when the guest suspended, over all disks and suspends.
+    pub in_flight_at_suspend: u64,
+    /// Grants that backends have mapped now.
+    pub grants_mapped: u64,
+}
+
+/// See the module.
+pub trait World {
+    /// Attaches a disk; Windows finds it by itself.
+    fn attach_disk(&self, spec: &DiskSpec);
+    /// `xl block-detach`: the backend asks for an orderly close.
+    fn detach_disk(&self, index: u32);
+    /// Whether the toolstack has let go of the disk: both directories are gone.
+    fn disk_gone(&self, index: u32) -> bool;
+    /// The backend closes, reopens and offers the same disk again.
+    fn restart_backend(&self, index: u32);
+    /// The disk grows or shrinks while in use.
+    fn resize_disk(&self, index: u32, units: u64);
+    /// Reads 512-byte units of the backing store, past the backend.
+    fn read_backing(&self, index: u32, unit: u64, buf: &mut [u8]);
+    /// Writes 512-byte units of the backing store, past the backend. Only while the guest does no I/O to them.
+    fn write_backing(&self, index: u32, unit: u64, buf: &[u8]);
+    /// Units that were written by requests since the last flush, that is: what a power cut could lose.
+    fn unflushed_units(&self, index: u32) -> u64;
+    /// Figures of the disk's backend.
+    fn disk_stats(&self, index: u32) -> DiskStats;
+    /// Holds the backend's responses back, or lets them go.
+    fn hold_responses(&self, index: u32, hold: bool);
+    /// Makes the backend misbehave `times` times from now on (keys and skipped states: at its next handshakes).
+    fn misbehave(&self, index: u32, how: Hostile, times: u32);
+    /// How often the misbehaviour happened.
+    fn misbehaved(&self, index: u32, how: Hostile) -> u64;
+    /// Asks for a suspend; `cancel` makes the hypercall return 1 with nothing changed.
+    fn suspend(&self, cancel: bool);
+    /// Figures of the hypervisor.
+    fn xen_stats(&self) -> XenStats;
+    /// What the guest did that a correct guest does not do: bad grants, bad requests, protocol errors. Must be empty
+    /// unless a backend lied.
+    fn guest_errors(&self) -> Vec<String>;
+    /// Whether the armed [`crate::case::Fault`] has fired.
+    fn fault_fired(&self) -> bool;
+    /// dom0 writes a node.
+    fn store_write(&self, path: &str, value: &str);
+    /// dom0 reads a node.
+    fn store_read(&self, path: &str) -> Option<String>;
+    /// dom0 removes a node.
+    fn store_remove(&self, path: &str);
+    /// The domain's home in the store: `/local/domain/1`.
+    fn home(&self) -> String;
+    /// The drivers' log lines so far.
+    fn log(&self) -> Vec<String>;
+    /// Lets simulated or real time pass, with the calling thread asleep.
+    fn sleep_ms(&self, ms: u64);
+}
