@@ -1,0 +1,84 @@
+//! Lines to the outside: Xen's port 0xE9, which appears on Xen's console as `(dN)`.
+
+use crate::lock::Lock;
+use core::fmt::{self, Write as _};
+use x86_64::instructions::port::Port;
+
+/// Xen's debug port for guests (XEN_HVM_DEBUGCONS_IOPORT).
+const PORT: u16 = 0xe9;
+/// Xen prints a guest's line in pieces of 198 characters; pieces are marked instead.
+const MOST: usize = 180;
+
+static OUTPUT: Lock<()> = Lock::new(());
+
+/// How a run ends, as the last line says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every case ran; each one's line says how.
+    Done,
+    /// The guest kernel itself broke.
+    Panic,
+    /// `nt` stopped the machine: bug check, broken rule.
+    Stopped,
+}
+
+struct Line {
+    column: usize,
+}
+
+impl Line {
+    fn byte(&mut self, byte: u8) {
+        // SAFETY: writes to Xen's debug port print and do nothing else.
+        unsafe { Port::new(PORT).write(byte) };
+    }
+
+    fn end(&mut self) {
+        self.byte(b'\n');
+        self.column = 0;
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.end();
+                continue;
+            }
+            if self.column == MOST {
+                self.byte(b'\\');
+                self.end();
+            }
+            self.byte(if (0x20..0x7f).contains(&byte) { byte } else { b'?' });
+            self.column += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Prints one line. Any IRQL.
+pub fn print(text: fmt::Arguments<'_>) {
+    let _output = OUTPUT.lock();
+    let mut line = Line { column: 0 };
+    let _ = line.write_fmt(text);
+    if line.column > 0 {
+        line.end();
+    }
+}
+
+/// The frame pointer of the caller.
+#[inline(always)]
+pub fn frame_pointer() -> usize {
+    let value: usize;
+    // SAFETY: reads a register.
+    unsafe { core::arch::asm!("mov {}, rbp", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Prints how the run ended and stops this processor for good. The lab's side kills the domain.
+pub fn end(verdict: Verdict) -> ! {
+    print(format_args!("lab: END {verdict:?}"));
+    loop {
+        x86_64::instructions::interrupts::enable_and_hlt();
+    }
+}

@@ -1,0 +1,134 @@
+//! The suites' [`World`] in the lab: a real dom0 behind the mailbox.
+
+use crate::{log, mailbox, trap};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+use suites::guest::vdev;
+use suites::world::{DiskSpec, DiskStats, Hostile, World, XenStats};
+
+/// Bytes of one of the suites' units.
+const UNIT: usize = 512;
+
+/// See the module.
+pub struct Dom0;
+
+/// Asks the agent; a refusal ends the run, as nothing that follows would mean anything.
+fn ask(text: &str, data: &[u8]) -> (String, Vec<u8>) {
+    mailbox::ask(text, data).unwrap_or_else(|why| crate::run::give_up(&format!("dom0 refused `{text}`: {why}")))
+}
+
+/// For what a model can do and a real dom0 cannot: such cases are not on the lab's list.
+fn absent(what: &str) -> ! {
+    crate::run::give_up(&format!("the lab has no {what}"))
+}
+
+/// What dom0 says of a disk's file: its SHA-256, in hexadecimal.
+pub fn hash(index: u32) -> String {
+    ask(&format!("hash {index}"), &[]).0.split(' ').next().unwrap_or_default().into()
+}
+
+/// 512-byte blocks that a disk's file takes in dom0's file system.
+pub fn allocated(index: u32) -> u64 {
+    ask(&format!("allocated {index}"), &[]).0.parse().unwrap_or(0)
+}
+
+impl World for Dom0 {
+    fn attach_disk(&self, spec: &DiskSpec) {
+        let DiskSpec { index, units, sector_size, .. } = spec;
+        ask(&format!("attach {index} {units} {sector_size} {}", u8::from(spec.read_only)), &[]);
+    }
+    fn detach_disk(&self, index: u32) {
+        ask(&format!("detach {index}"), &[]);
+    }
+    fn disk_gone(&self, index: u32) -> bool {
+        ask(&format!("gone {index}"), &[]).0 == "1"
+    }
+    fn restart_backend(&self, _index: u32) {
+        absent("way to restart a backend")
+    }
+    fn resize_disk(&self, index: u32, units: u64) {
+        ask(&format!("resize {index} {units}"), &[]);
+    }
+    fn read_backing(&self, index: u32, unit: u64, buf: &mut [u8]) {
+        for (n, piece) in buf.chunks_mut(mailbox::MOST_DATA).enumerate() {
+            let first = unit + (n * mailbox::MOST_DATA / UNIT) as u64;
+            let (_, data) = ask(&format!("read {index} {first} {}", piece.len() / UNIT), &[]);
+            piece.copy_from_slice(&data);
+        }
+    }
+    fn write_backing(&self, index: u32, unit: u64, buf: &[u8]) {
+        for (n, piece) in buf.chunks(mailbox::MOST_DATA).enumerate() {
+            ask(&format!("write {index} {}", unit + (n * mailbox::MOST_DATA / UNIT) as u64), piece);
+        }
+    }
+    fn unflushed_units(&self, _index: u32) -> u64 {
+        absent("view of what a power cut would lose")
+    }
+    fn disk_stats(&self, index: u32) -> DiskStats {
+        let text = ask(&format!("stats {index}"), &[]).0;
+        let mut figures = text.split(' ').map(|word| word.parse().unwrap_or(0));
+        let mut next = || figures.next().unwrap_or(0);
+        let tail = format!("-{}", vdev(index));
+        let disk = nt::disk::disks().into_iter().find(|disk| disk.info().serial.ends_with(tail.as_str()));
+        // blkback does not count what is in flight; Windows does.
+        let deepest = disk.map_or(0, |disk| disk.counters.deepest.load(Ordering::Relaxed) as u64);
+        DiskStats {
+            reads: next(),
+            writes: next(),
+            flushes: next(),
+            discards: next(),
+            most_in_flight: deepest,
+            ..DiskStats::default()
+        }
+    }
+    // Linux's backend cannot be held; its cases keep the queue full instead.
+    fn hold_responses(&self, _index: u32, _hold: bool) {}
+    fn misbehave(&self, _index: u32, _how: Hostile, _times: u32) {
+        absent("hostile backend")
+    }
+    fn misbehaved(&self, _index: u32, _how: Hostile) -> u64 {
+        0
+    }
+    fn suspend(&self, cancel: bool) {
+        ask(&format!("suspend {}", u8::from(cancel)), &[]);
+    }
+    fn xen_stats(&self) -> XenStats {
+        let text = ask("suspends", &[]).0;
+        let (suspends, cancelled) = text.split_once(' ').unwrap_or_default();
+        let (vector_upcalls, intx_upcalls) = trap::device_interrupts();
+        XenStats {
+            suspends: suspends.parse().unwrap_or(0),
+            cancelled_suspends: cancelled.parse().unwrap_or(0),
+            vector_upcalls,
+            intx_upcalls,
+            ..XenStats::default()
+        }
+    }
+    // Xen's and the backends' complaints are on Xen's console and in dom0's log, which the host reads.
+    fn guest_errors(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn fault_fired(&self) -> bool {
+        false
+    }
+    fn store_write(&self, path: &str, value: &str) {
+        ask(&format!("store-write {path} {value}"), &[]);
+    }
+    fn store_read(&self, path: &str) -> Option<String> {
+        mailbox::ask(&format!("store-read {path}"), &[]).ok().map(|answer| answer.0)
+    }
+    fn store_remove(&self, path: &str) {
+        ask(&format!("store-remove {path}"), &[]);
+    }
+    fn home(&self) -> String {
+        ask("home", &[]).0
+    }
+    fn log(&self) -> Vec<String> {
+        log::lines()
+    }
+    fn sleep_ms(&self, ms: u64) {
+        nt::ke::wait::sleep(-((ms * 10_000).max(1) as i64));
+    }
+}
