@@ -1,0 +1,41 @@
+//! The dom0: made once by `tests/lab/dom0/build.sh`, and again when its inputs change.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use sha2::{Digest as _, Sha256};
+
+use crate::workspace;
+
+/// The files that decide what the image is.
+const INPUTS: [&str; 5] = ["build.sh", "packages", "init", "labinit", "block-fast"];
+
+/// Where the image is; makes it if need be.
+///
+/// # Errors
+/// Where the script fails; its log stays in the folder.
+pub fn make() -> anyhow::Result<PathBuf> {
+    let source = workspace::root().join("tests/lab/dom0");
+    let folder = workspace::root().join("target/lab/image");
+    let mut hash = Sha256::new();
+    for name in INPUTS {
+        let content = std::fs::read(source.join(name)).with_context(|| format!("cannot read tests/lab/dom0/{name}"))?;
+        hash.update((content.len() as u64).to_le_bytes());
+        hash.update(content);
+    }
+    let hash = hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let mark = folder.join("inputs");
+    if std::fs::read_to_string(&mark).is_ok_and(|old| old == hash) {
+        return Ok(folder);
+    }
+    println!("== lab: building dom0, about 3 minutes");
+    std::fs::create_dir_all(&folder)?;
+    let status =
+        Command::new("bash").arg(source.join("build.sh")).arg(&folder).status().context("cannot start bash")?;
+    if !status.success() {
+        bail!("dom0 cannot be built; see {0}/debootstrap.log and {0}/apt.log", workspace::relative(&folder));
+    }
+    std::fs::write(&mark, hash)?;
+    Ok(folder)
+}

@@ -1,0 +1,124 @@
+//! QEMU with Xen and dom0 in it. The options are those under which QEMU 7.2's emulation of SVM carries Xen: see the
+//! pitfalls in docs/lab.md.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::Context;
+
+use crate::packages::QEMU;
+
+/// Bytes of the disk that dom0 writes its evidence to.
+const RESULTS: u64 = 64 << 20;
+
+/// A machine that runs.
+pub struct Machine {
+    qemu: Child,
+    console: PathBuf,
+    shell: PathBuf,
+    read: u64,
+    partial: String,
+    kept: bool,
+}
+
+impl Machine {
+    /// Starts QEMU. `folder` has `stage.tar` and gets the consoles.
+    ///
+    /// # Errors
+    /// QEMU does not start.
+    pub fn start(image: &Path, folder: &Path, keep: bool) -> anyhow::Result<Self> {
+        let (console, shell) = (folder.join("console.log"), folder.join("shell"));
+        File::create(folder.join("results.tar"))?.set_len(RESULTS)?;
+        let xen = "com1=115200,8n1 console=com1 loglvl=info guest_loglvl=all noreboot dom0_mem=640M,max:640M \
+                   dom0_max_vcpus=1 spec-ctrl=off xpti=off cpufreq=none";
+        let keep_word = if keep { " labkeep" } else { "" };
+        let dom0 = format!(
+            "{} console=hvc0 mitigations=off quiet rdinit=/init{keep_word},{}",
+            image.join("vmlinux").display(),
+            image.join("initrd.cpio").display()
+        );
+        let mut command = Command::new(QEMU.path());
+        command.args(["-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35", "-smp", "1", "-m", "1536"]);
+        command.args(["-cpu", "EPYC,-smap,-monitor,-xsave,-rdtscp", "-nodefaults", "-no-reboot", "-display", "none"]);
+        command.arg("-kernel").arg(image.join("xen")).args(["-append", xen, "-initrd", &dom0]);
+        for (name, file, snapshot) in [
+            ("root", image.join("dom0.ext4"), "on"),
+            ("stage", folder.join("stage.tar"), "on"),
+            ("results", folder.join("results.tar"), "off"),
+        ] {
+            let drive = format!("file={},format=raw,if=none,id={name},snapshot={snapshot}", file.display());
+            command.args(["-drive", &drive, "-device", &format!("virtio-blk-pci,drive={name}")]);
+        }
+        let qemu = command
+            .args(["-serial", &format!("file:{}", console.display())])
+            .args(["-serial", &format!("unix:{},server=on,wait=off", shell.display())])
+            .args(["-monitor", "none"])
+            .stdin(Stdio::null())
+            .stdout(File::create(folder.join("qemu.log"))?)
+            .stderr(File::create(folder.join("qemu-errors.log"))?)
+            .spawn()
+            .context("cannot start QEMU")?;
+        Ok(Self { qemu, console, shell, read: 0, partial: String::new(), kept: keep })
+    }
+
+    /// QEMU's process.
+    pub fn id(&self) -> u32 {
+        self.qemu.id()
+    }
+
+    /// The socket with a shell of dom0.
+    pub fn shell(&self) -> String {
+        self.shell.display().to_string()
+    }
+
+    /// Whole lines that the console got since the last call.
+    ///
+    /// # Errors
+    /// The console's file cannot be read.
+    pub fn lines(&mut self) -> anyhow::Result<Vec<String>> {
+        let Ok(mut file) = File::open(&self.console) else { return Ok(Vec::new()) };
+        file.seek(SeekFrom::Start(self.read))?;
+        let mut bytes = Vec::new();
+        self.read += file.read_to_end(&mut bytes)? as u64;
+        self.partial.push_str(&String::from_utf8_lossy(&bytes));
+        let mut lines = Vec::new();
+        while let Some(end) = self.partial.find('\n') {
+            let line: String = self.partial.drain(..=end).collect();
+            lines.push(line.trim_end().to_owned());
+        }
+        Ok(lines)
+    }
+
+    /// The console's last lines.
+    pub fn tail(&self, count: usize) -> Vec<String> {
+        let text = std::fs::read(&self.console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(count)..].iter().map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    /// Whether QEMU is gone.
+    ///
+    /// # Errors
+    /// The process cannot be asked.
+    pub fn ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.qemu.try_wait()?.is_some())
+    }
+
+    /// Kills QEMU if it still runs.
+    pub fn stop(&mut self) {
+        // It may have ended by itself, which is what is wanted.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.stop();
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What is laid over the workspace where there is no Windows Driver Kit: the stand-in for wdk-build, the kit, the linker
+//! and its flags, and a lock file of its own. The committed Cargo.toml and Cargo.lock name only genuine crates and are not
+//! touched.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::kit::{self, Kit};
+use crate::linker;
+use crate::toolchain::{TARGET, Toolchain};
+use crate::workspace::{write, write_if_changed};
+
+/// What wdk-build tells the linker for a WDM driver, and what makes the image reproducible.
+const LINK_FLAGS: &[&str] = &[
+    "/DRIVER",
+    "/NODEFAULTLIB",
+    "/SUBSYSTEM:NATIVE",
+    "/ENTRY:DriverEntry",
+    "/NXCOMPAT",
+    "/DYNAMICBASE",
+    "/INTEGRITYCHECK",
+    "/OPT:REF,ICF",
+    "/MANIFEST:NO",
+    // Sets the checksum, which the loader verifies.
+    "/RELEASE",
+    // A hash in place of the time of day.
+    "/BREPRO",
+    "/PDBALTPATH:%_PDB%",
+    // What stands for the top of the tree in the symbols.
+    "/PDBSOURCEPATH:/src",
+];
+
+/// An overlay on disk, and the toolchain that it is for.
+pub struct Overlay {
+    toolchain: Toolchain,
+    kit: Kit,
+    /// The file for `--config`.
+    config: PathBuf,
+    lock: PathBuf,
+    /// Exists and holds [`Self::state`] once a build got everything that it needs from the registry.
+    complete: PathBuf,
+}
+
+impl Overlay {
+    /// Makes the overlay for the tree at `root` in `folder`, or brings it up to date.
+    ///
+    /// # Errors
+    /// Where the toolchain is not complete or the kit cannot be made.
+    pub fn make(root: &Path, folder: &Path, profile: &str) -> anyhow::Result<Self> {
+        let toolchain = Toolchain::choose(folder).context("toolchain")?;
+        println!("toolchain: {}", toolchain.name);
+        let kit = kit::make(&folder.join("kit"), &toolchain.linker).context("kit")?;
+        let script = folder.join("lld-link");
+        linker::write_script(&script, &toolchain.linker, root)?;
+        let lock = lock_file(root, folder)?;
+        let config = folder.join("overlay.toml");
+        write_if_changed(&config, text(root, &kit, &script, &lock, &toolchain.sources).as_bytes())?;
+        let complete = folder.join(format!("lock/complete-{profile}"));
+        Ok(Self { toolchain, kit, config, lock, complete })
+    }
+
+    /// Cargo with the overlay. Where a build with the same lock file has been through, cargo neither asks the registry nor
+    /// speaks of what it does.
+    pub fn cargo(&self) -> Command {
+        let mut cargo = self.toolchain.cargo();
+        let include: Vec<String> = self.kit.include.iter().map(|folder| folder.display().to_string()).collect();
+        cargo.arg("--config").arg(&self.config).env("XTASK_KIT_INCLUDE", include.join(":"));
+        if std::fs::read(&self.complete).is_ok_and(|old| Some(old) == self.state()) {
+            cargo.args(["--offline", "--quiet"]);
+        }
+        cargo
+    }
+
+    /// Notes whether a build with this overlay got through.
+    ///
+    /// # Errors
+    /// Where the note cannot be written.
+    pub fn remember(&self, compiled: bool) -> anyhow::Result<()> {
+        match self.state() {
+            Some(state) if compiled => write_if_changed(&self.complete, &state),
+            _ if self.complete.exists() => Ok(std::fs::remove_file(&self.complete)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// What decides which crates a build needs.
+    fn state(&self) -> Option<Vec<u8>> {
+        let mut state = std::fs::read(&self.lock).ok()?;
+        state.extend(self.toolchain.name.as_bytes());
+        Some(state)
+    }
+}
+
+/// The lock file of the overlaid workspace. It starts from the committed one, so that every crate but wdk-build has the
+/// version committed there, and starts afresh when that one changes.
+fn lock_file(root: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
+    let committed = std::fs::read(root.join("Cargo.lock")).context("cannot read Cargo.lock")?;
+    let seed = folder.join("lock/Cargo.lock.committed");
+    let lock = folder.join("lock/Cargo.lock");
+    if !lock.exists() || std::fs::read(&seed).ok().as_ref() != Some(&committed) {
+        write(&lock, &committed)?;
+        write(&seed, &committed)?;
+    }
+    Ok(lock)
+}
+
+/// The overlay as cargo reads it.
+fn text(root: &Path, kit: &Kit, linker: &Path, lock: &Path, sources: &[PathBuf]) -> String {
+    let lib = kit.lib.strip_prefix(root).unwrap_or(&kit.lib);
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned(), format!("-Lnative={}", lib.display())];
+    flags.extend(LINK_FLAGS.iter().map(|flag| format!("-Clink-arg={flag}")));
+    flags.extend(remaps(root, sources).into_iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")));
+    let flags: Vec<String> = flags.iter().map(|flag| quote(flag)).collect();
+    let path = |path: &Path| quote(&path.display().to_string());
+    [
+        "# Written by `cargo xtask build`; changes are lost.".to_owned(),
+        "[patch.crates-io]".to_owned(),
+        format!("wdk-build = {{ path = {} }}", path(&root.join("xtask/wdk-build"))),
+        "[resolver]".to_owned(),
+        format!("lockfile-path = {}", path(lock)),
+        format!("[target.{TARGET}]"),
+        format!("linker = {}", path(linker)),
+        format!("rustflags = [{}]", flags.join(", ")),
+        // Built with less optimisation it refers to `fma` of a C runtime that a driver has not.
+        "[profile.dev.package.compiler_builtins]".to_owned(),
+        "opt-level = 3".to_owned(),
+        // The crates that it speaks of are not ours to change.
+        "[future-incompat-report]".to_owned(),
+        "frequency = \"never\"".to_owned(),
+        String::new(),
+    ]
+    .join("\n")
+}
+
+/// Paths of this machine, and what stands for each in images and symbols.
+fn remaps(root: &Path, sources: &[PathBuf]) -> Vec<(String, String)> {
+    let mut remaps = vec![(root.display().to_string(), "/src".to_owned())];
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))).unwrap_or_default();
+    let registry = home.join("registry/src");
+    remaps.push((registry.display().to_string(), "/cargo".to_owned()));
+    for source in sources {
+        remaps.push((source.display().to_string(), "/rust".to_owned()));
+    }
+    remaps
+}
+
+/// `text` as a TOML string.
+fn quote(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}

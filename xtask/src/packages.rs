@@ -1,0 +1,138 @@
+//! The tools that come from the distribution: what each is for, how it is found, which package brings it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+/// One thing that has to be installed.
+pub struct Requirement {
+    /// What needs it, for the message.
+    pub purpose: &'static str,
+    /// The Debian package.
+    pub package: &'static str,
+    /// The file by which it is found.
+    pub probe: &'static str,
+}
+
+/// Debian's own compiler, for a machine without rustup's Windows target.
+pub const RUSTC: Requirement = Requirement { purpose: "the compiler", package: "rustc-web", probe: "/usr/bin/rustc" };
+/// Debian's own cargo.
+pub const CARGO: Requirement = Requirement { purpose: "cargo", package: "cargo-web", probe: "/usr/bin/cargo" };
+/// The source of core and alloc, built for the Windows target by `-Zbuild-std`.
+pub const RUST_SRC: Requirement = Requirement {
+    purpose: "core and alloc for the Windows target",
+    package: "rust-web-src",
+    probe: "/usr/lib/rustlib/src/rust/library/core/src/lib.rs",
+};
+/// The linker of the same LLVM as Debian's compiler.
+pub const LLD: Requirement =
+    Requirement { purpose: "the linker", package: "lld-22", probe: "/usr/lib/llvm-22/bin/lld-link" };
+/// The headers of the kernel interface.
+pub const MINGW: Requirement = Requirement {
+    purpose: "the kernel headers",
+    package: "mingw-w64-x86-64-dev",
+    probe: "/usr/x86_64-w64-mingw32/include/ddk/wdm.h",
+};
+/// What bindgen reads headers with.
+pub const LIBCLANG: Requirement = Requirement {
+    purpose: "reading the kernel headers",
+    package: "libclang1-14",
+    probe: "/usr/lib/llvm-14/lib/libclang-14.so.1",
+};
+/// The compiler's own headers that go with [`LIBCLANG`].
+pub const CLANG_HEADERS: Requirement = Requirement {
+    purpose: "reading the kernel headers",
+    package: "libclang-common-14-dev",
+    probe: "/usr/lib/llvm-14/lib/clang/14.0.6/include/stddef.h",
+};
+
+/// The C compiler of the foreign drivers that the tests build.
+pub const CLANG: Requirement =
+    Requirement { purpose: "the foreign drivers of the tests", package: "clang-14", probe: "/usr/bin/clang-14" };
+/// Xen's public headers, which the tests compare layouts with.
+pub const XEN_HEADERS: Requirement = Requirement {
+    purpose: "Xen's own headers, which layouts are compared with",
+    package: "libxen-dev",
+    probe: "/usr/include/xen/xen.h",
+};
+
+/// The machine that the lab runs in.
+pub const QEMU: Requirement =
+    Requirement { purpose: "the lab's machine", package: "qemu-system-x86", probe: "/usr/bin/qemu-system-x86_64" };
+/// What makes the lab's dom0.
+pub const DEBOOTSTRAP: Requirement =
+    Requirement { purpose: "the lab's dom0", package: "debootstrap", probe: "/usr/sbin/debootstrap" };
+/// What takes the symbols out of the lab's guest kernel.
+pub const BINUTILS: Requirement =
+    Requirement { purpose: "the lab's guest kernel", package: "binutils", probe: "/usr/bin/strip" };
+
+impl Requirement {
+    /// Where the thing is once it is installed.
+    pub fn path(&self) -> &'static Path {
+        Path::new(self.probe)
+    }
+
+    /// The folder that [`Self::path`] is in.
+    pub fn folder(&self) -> PathBuf {
+        self.path().parent().map_or_else(|| PathBuf::from("/"), Path::to_owned)
+    }
+}
+
+/// A tool is absent and this process may not install it. `xtask` ends with exit code 2 for it.
+#[derive(Debug)]
+pub struct Missing(String);
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Missing {}
+
+/// Makes sure that everything in `needed` is there: installs it when run by root on Debian.
+///
+/// # Errors
+/// [`Missing`] with the command to type where this is not root; else where the package manager fails.
+pub fn ensure(needed: &[&Requirement]) -> anyhow::Result<()> {
+    let absent: Vec<&&Requirement> = needed.iter().filter(|one| !one.path().exists()).collect();
+    if absent.is_empty() {
+        return Ok(());
+    }
+    for one in &absent {
+        println!("{} is missing ({})", one.package, one.purpose);
+    }
+    let mut names: Vec<&str> = absent.iter().map(|one| one.package).collect();
+    names.dedup();
+    let install = ["install", "--yes", "--quiet", "--no-install-recommends"];
+    let line = format!("apt-get install --no-install-recommends {}", names.join(" "));
+    if !is_root() {
+        return Err(Missing(format!("tools are missing; as root: {line}")).into());
+    }
+    println!("+ {line}");
+    let run = |arguments: &[&str]| -> anyhow::Result<bool> {
+        let status = Command::new("apt-get")
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(std::process::Stdio::null())
+            .status()
+            .context("cannot start apt-get")?;
+        Ok(status.success())
+    };
+    let with_names: Vec<&str> = install.iter().chain(&names).copied().collect();
+    // The package lists of a fresh image are empty: one update, then again.
+    let installed = run(&with_names)? || (run(&["update", "--quiet"])? && run(&with_names)?);
+    if !installed {
+        bail!("apt-get could not install {}", names.join(" "));
+    }
+    match absent.iter().find(|one| !one.path().exists()) {
+        None => Ok(()),
+        Some(one) => bail!("{} is installed but {} is not there", one.package, one.probe),
+    }
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
