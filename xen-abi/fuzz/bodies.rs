@@ -4,6 +4,7 @@
 use std::cell::Cell;
 
 use xen_abi::blkif::{Blkif, RawRequest, RawResponse, Request};
+use xen_abi::netif::{CtrlStatus, Extra, RawExtra, RxResponse, RxSlot, TxRequest, TxSlot, TxStatus, toeplitz};
 use xen_abi::ring::{BackRing, FrontRing, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use xen_abi::shared::SharedMemory;
 use xen_abi::xenbus::XenbusState;
@@ -64,6 +65,37 @@ pub fn blkif_request(mut data: &[u8]) {
         assert_eq!(Request::decode(&again), Ok(request));
         assert_eq!((again.id(), again.operation()), (raw.id(), raw.operation()));
     }
+}
+
+/// Slots of the packet rings of any bytes: what decodes, encodes to the same and keeps to its bounds.
+pub fn netif_slots(mut data: &[u8]) {
+    let Ok(slot) = TxSlot::read_from_bytes(&take::<12>(&mut data)) else { return };
+    assert_eq!(TxSlot::from(TxRequest::from(slot)), slot);
+    let raw = RawExtra::from(slot);
+    if let Ok(extra) = raw.decode() {
+        let again = extra.encode(raw.more());
+        assert_eq!((again.decode(), again.more()), (Ok(extra), raw.more()));
+        assert!(!matches!(extra, Extra::Gso { size: 0, .. }));
+    }
+    let Ok(slot) = RxSlot::read_from_bytes(&take::<8>(&mut data)) else { return };
+    let response: RxResponse = slot.response();
+    assert_eq!(RxSlot::from(response), slot);
+    if let Ok(fragment) = response.decode() {
+        assert!(fragment.len.is_none_or(|len| usize::from(fragment.offset) + usize::from(len) <= 4096));
+    }
+    let [low, high] = take(&mut data);
+    assert_eq!(
+        TxStatus::decode(i16::from_le_bytes([low, high])).is_ok(),
+        (-2..=1).contains(&i16::from_le_bytes([low, high]))
+    );
+    assert_eq!(CtrlStatus::decode(u32::from(low)).is_ok(), low < 4);
+    // The hash of data with bits in different places is the sum of theirs.
+    let (key, data) = data.split_at(data.len().min(40));
+    let split = usize::from(low).min(data.len());
+    let (mut left, mut right) = (data.to_vec(), data.to_vec());
+    left[split..].fill(0);
+    right[..split].fill(0);
+    assert_eq!(toeplitz(key, data), toeplitz(key, &left) ^ toeplitz(key, &right));
 }
 
 /// A stream of any bytes, in any pieces: the same messages come out however it is cut.
@@ -242,8 +274,9 @@ pub fn store_ring(mut data: &[u8]) {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 6] = [
+pub const ALL: [Target; 7] = [
     ("blkif_request", blkif_request),
+    ("netif_slots", netif_slots),
     ("xenstore_stream", xenstore_stream),
     ("xenstore_payload", xenstore_payload),
     ("front_ring", front_ring),

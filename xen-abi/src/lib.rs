@@ -11,12 +11,14 @@
 
 pub mod blkif;
 pub mod cpuid;
+pub mod detect;
 pub mod errno;
 pub mod event;
 pub mod grant;
 pub mod hvm;
 pub mod hypercall;
 pub mod memory;
+pub mod netif;
 pub mod platform;
 pub mod ring;
 pub mod sched;

@@ -96,6 +96,8 @@ struct Inbox {
     consumed: u32,
     /// The peer's producer index, as last read and checked.
     seen: u32,
+    /// The producer index that was found wrong.
+    refused: u32,
     broken: bool,
 }
 
@@ -108,6 +110,7 @@ impl Inbox {
         let produced = memory.load_u32(self.producer_at);
         let ahead = produced.wrapping_sub(self.consumed);
         let known = self.seen.wrapping_sub(self.consumed);
+        self.refused = produced;
         if ahead > limit {
             self.broken = true;
             // Which of the two lies is only a matter of naming: a distance in the upper half is a step back.
@@ -213,7 +216,14 @@ impl<P: RingProtocol, M: SharedMemory> FrontRing<P, M> {
             memory,
             slots,
             requests: Outbox { producer_at: REQ_PROD, event_at: REQ_EVENT, private: 0, published: 0 },
-            responses: Inbox { producer_at: RSP_PROD, event_at: RSP_EVENT, consumed: 0, seen: 0, broken: false },
+            responses: Inbox {
+                producer_at: RSP_PROD,
+                event_at: RSP_EVENT,
+                consumed: 0,
+                seen: 0,
+                refused: 0,
+                broken: false,
+            },
             protocol: PhantomData,
         })
     }
@@ -251,6 +261,12 @@ impl<P: RingProtocol, M: SharedMemory> FrontRing<P, M> {
     /// Whether an index of the peer was found wrong.
     pub fn is_broken(&self) -> bool {
         self.responses.broken
+    }
+
+    /// For a log line about a broken ring: the response index that was refused, up to where responses were taken, and up
+    /// to where requests were published.
+    pub fn refused(&self) -> (u32, u32, u32) {
+        (self.responses.refused, self.responses.consumed, self.requests.published)
     }
 
     /// Writes a request into the next slot. The peer sees it after [`publish`](Self::publish).
@@ -341,8 +357,14 @@ impl<P: RingProtocol, M: SharedMemory> BackRing<P, M> {
             return Err(RingError::TooSmall);
         }
         let answered = memory.load_u32(RSP_PROD);
-        let mut requests =
-            Inbox { producer_at: REQ_PROD, event_at: REQ_EVENT, consumed: answered, seen: answered, broken: false };
+        let mut requests = Inbox {
+            producer_at: REQ_PROD,
+            event_at: REQ_EVENT,
+            consumed: answered,
+            seen: answered,
+            refused: answered,
+            broken: false,
+        };
         requests.refresh(&memory, slots)?;
         Ok(Self {
             memory,

@@ -113,6 +113,17 @@ impl SharedRegion {
         unsafe { self.base.add(offset) }.as_ptr().cast()
     }
 
+    /// The address of `len` bytes at `offset`.
+    ///
+    /// # Panics
+    /// When they do not lie inside the region: the caller's arithmetic is wrong.
+    #[inline]
+    fn range(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(offset <= self.len && self.len - offset >= len, "access outside of a shared region");
+        // SAFETY: checked to lie inside the region.
+        unsafe { self.base.add(offset) }.as_ptr()
+    }
+
     /// The byte at `offset`. Any IRQL.
     ///
     /// # Panics
@@ -175,37 +186,49 @@ impl SharedMemory for SharedRegion {
 
     #[inline]
     fn read(&self, offset: usize, out: &mut [u8]) {
-        let mut offset = offset;
+        let mut at = self.range(offset, out.len());
         let mut rest = out;
         if offset.is_multiple_of(8) {
             let (words, tail) = rest.as_chunks_mut::<8>();
             for word in words {
-                *word = self.atomic_u64(offset).load(Ordering::Relaxed).to_le_bytes();
-                offset += 8;
+                // SAFETY: `range` checked that as many bytes as `rest` has follow; the base is a multiple of 8 and so is the
+                // offset. `new` promised mapped memory that is only accessed atomically.
+                let (value, next) = unsafe { (AtomicU64::from_ptr(at.cast()).load(Ordering::Relaxed), at.add(8)) };
+                *word = value.to_le_bytes();
+                at = next;
             }
             rest = tail;
         }
         for byte in rest {
-            *byte = self.atomic_u8(offset).load(Ordering::Relaxed);
-            offset += 1;
+            // SAFETY: as above; a byte is always aligned.
+            unsafe {
+                *byte = AtomicU8::from_ptr(at).load(Ordering::Relaxed);
+                at = at.add(1);
+            }
         }
     }
 
     #[inline]
     fn write(&self, offset: usize, data: &[u8]) {
-        let mut offset = offset;
+        let mut at = self.range(offset, data.len());
         let mut rest = data;
         if offset.is_multiple_of(8) {
             let (words, tail) = rest.as_chunks::<8>();
             for word in words {
-                self.atomic_u64(offset).store(u64::from_le_bytes(*word), Ordering::Relaxed);
-                offset += 8;
+                // SAFETY: as in `read`.
+                unsafe {
+                    AtomicU64::from_ptr(at.cast()).store(u64::from_le_bytes(*word), Ordering::Relaxed);
+                    at = at.add(8);
+                }
             }
             rest = tail;
         }
         for byte in rest {
-            self.atomic_u8(offset).store(*byte, Ordering::Relaxed);
-            offset += 1;
+            // SAFETY: as in `read`.
+            unsafe {
+                AtomicU8::from_ptr(at).store(*byte, Ordering::Relaxed);
+                at = at.add(1);
+            }
         }
     }
 }

@@ -6,14 +6,22 @@ use std::mem::offset_of;
 use std::path::Path;
 use std::process::Command;
 
+use xen_abi::ring::RingProtocol;
 use xen_abi::xenstore::{self, MessageType};
-use xen_abi::{blkif, cpuid, errno::Errno, event, grant, hvm, hypercall, memory, sched, shared_info, vcpu, xenbus};
+use xen_abi::{
+    blkif, cpuid, errno::Errno, event, grant, hvm, hypercall, memory, netif, sched, shared_info, vcpu, xenbus,
+};
 
 /// The C expression, and the value here.
 type Fact = (&'static str, i128);
 
 macro_rules! facts {
     ($($c:expr => $rust:expr),* $(,)?) => { vec![$(($c, $rust as i128)),*] };
+}
+
+/// The number that is decoded as `status`.
+fn ctrl_number(status: netif::CtrlStatus) -> u32 {
+    (0..4).find(|number| netif::CtrlStatus::decode(*number) == Ok(status)).unwrap()
 }
 
 fn facts() -> Vec<Fact> {
@@ -264,6 +272,75 @@ fn facts() -> Vec<Fact> {
         "GNTST_eagain" => grant::STATUS_EAGAIN,
         "GNTST_no_space" => grant::STATUS_NO_SPACE,
 
+        "sizeof(struct netif_tx_request)" => size_of::<netif::TxRequest>(),
+        "offsetof(struct netif_tx_request, offset)" => offset_of!(netif::TxRequest, offset),
+        "offsetof(struct netif_tx_request, flags)" => offset_of!(netif::TxRequest, flags),
+        "offsetof(struct netif_tx_request, id)" => offset_of!(netif::TxRequest, id),
+        "offsetof(struct netif_tx_request, size)" => offset_of!(netif::TxRequest, size),
+        "sizeof(struct netif_tx_response)" => size_of::<netif::TxResponse>(),
+        "offsetof(struct netif_tx_response, status)" => offset_of!(netif::TxResponse, status),
+        "sizeof(struct netif_rx_request)" => size_of::<netif::RxRequest>(),
+        "offsetof(struct netif_rx_request, gref)" => offset_of!(netif::RxRequest, gref),
+        "sizeof(struct netif_rx_response)" => size_of::<netif::RxResponse>(),
+        "offsetof(struct netif_rx_response, offset)" => offset_of!(netif::RxResponse, offset),
+        "offsetof(struct netif_rx_response, flags)" => offset_of!(netif::RxResponse, flags),
+        "offsetof(struct netif_rx_response, status)" => offset_of!(netif::RxResponse, status),
+        "sizeof(struct netif_extra_info)" => size_of::<netif::RawExtra>(),
+        "offsetof(struct netif_extra_info, flags)" => offset_of!(netif::RawExtra, flags),
+        "offsetof(struct netif_extra_info, u)" => offset_of!(netif::RawExtra, data),
+        "offsetof(struct netif_extra_info, u.gso.size)" => offset_of!(netif::RawExtra, data),
+        "offsetof(struct netif_extra_info, u.gso.type)" => offset_of!(netif::RawExtra, data) + 2,
+        "offsetof(struct netif_extra_info, u.hash.algorithm)" => offset_of!(netif::RawExtra, data) + 1,
+        "offsetof(struct netif_extra_info, u.hash.value)" => offset_of!(netif::RawExtra, data) + 2,
+        "sizeof(struct xen_netif_ctrl_request)" => size_of::<netif::CtrlRequest>(),
+        "offsetof(struct xen_netif_ctrl_request, data)" => offset_of!(netif::CtrlRequest, data),
+        "sizeof(struct xen_netif_ctrl_response)" => size_of::<netif::CtrlResponse>(),
+        "offsetof(struct xen_netif_ctrl_response, status)" => offset_of!(netif::CtrlResponse, status),
+        "offsetof(struct xen_netif_ctrl_response, data)" => offset_of!(netif::CtrlResponse, data),
+        "sizeof(union netif_tx_sring_entry)" => netif::Tx::SLOT_SIZE,
+        "sizeof(union netif_rx_sring_entry)" => netif::Rx::SLOT_SIZE,
+        "__CONST_RING_SIZE(netif_tx, 4096)" => netif::Tx::slots(4096),
+        "__CONST_RING_SIZE(netif_rx, 4096)" => netif::Rx::slots(4096),
+        "XEN_NETIF_NR_SLOTS_MIN" => netif::SLOTS_PER_PACKET,
+        "XEN_NETIF_MAX_TX_SIZE" => netif::MAX_TX_SIZE,
+        "NETTXF_csum_blank" => netif::TxFlags::CSUM_BLANK.bits(),
+        "NETTXF_data_validated" => netif::TxFlags::DATA_VALIDATED.bits(),
+        "NETTXF_more_data" => netif::TxFlags::MORE_DATA.bits(),
+        "NETTXF_extra_info" => netif::TxFlags::EXTRA_INFO.bits(),
+        "NETRXF_data_validated" => netif::RxFlags::DATA_VALIDATED.bits(),
+        "NETRXF_csum_blank" => netif::RxFlags::CSUM_BLANK.bits(),
+        "NETRXF_more_data" => netif::RxFlags::MORE_DATA.bits(),
+        "NETRXF_extra_info" => netif::RxFlags::EXTRA_INFO.bits(),
+        "NETRXF_gso_prefix" => netif::RxFlags::GSO_PREFIX.bits(),
+        "XEN_NETIF_EXTRA_TYPE_GSO" => netif::EXTRA_GSO,
+        "XEN_NETIF_EXTRA_TYPE_MCAST_ADD" => netif::EXTRA_MCAST_ADD,
+        "XEN_NETIF_EXTRA_TYPE_MCAST_DEL" => netif::EXTRA_MCAST_DEL,
+        "XEN_NETIF_EXTRA_TYPE_HASH" => netif::EXTRA_HASH,
+        "XEN_NETIF_EXTRA_FLAG_MORE" => netif::EXTRA_FLAG_MORE,
+        "XEN_NETIF_GSO_TYPE_TCPV4" => netif::GSO_TCPV4,
+        "XEN_NETIF_GSO_TYPE_TCPV6" => netif::GSO_TCPV6,
+        "NETIF_RSP_DROPPED" => netif::RSP_DROPPED,
+        "NETIF_RSP_ERROR" => netif::RSP_ERROR,
+        "NETIF_RSP_OKAY" => netif::RSP_OKAY,
+        "NETIF_RSP_NULL" => netif::RSP_NULL,
+        "XEN_NETIF_CTRL_HASH_TYPE_IPV4" => netif::HashTypes::IPV4.bits(),
+        "XEN_NETIF_CTRL_HASH_TYPE_IPV4_TCP" => netif::HashTypes::IPV4_TCP.bits(),
+        "XEN_NETIF_CTRL_HASH_TYPE_IPV6" => netif::HashTypes::IPV6.bits(),
+        "XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP" => netif::HashTypes::IPV6_TCP.bits(),
+        "XEN_NETIF_CTRL_HASH_ALGORITHM_NONE" => netif::HASH_NONE,
+        "XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ" => netif::HASH_TOEPLITZ,
+        "XEN_NETIF_CTRL_TYPE_GET_HASH_FLAGS" => netif::CTRL_GET_HASH_FLAGS,
+        "XEN_NETIF_CTRL_TYPE_SET_HASH_FLAGS" => netif::CTRL_SET_HASH_FLAGS,
+        "XEN_NETIF_CTRL_TYPE_SET_HASH_KEY" => netif::CTRL_SET_HASH_KEY,
+        "XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE" => netif::CTRL_GET_HASH_MAPPING_SIZE,
+        "XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE" => netif::CTRL_SET_HASH_MAPPING_SIZE,
+        "XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING" => netif::CTRL_SET_HASH_MAPPING,
+        "XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM" => netif::CTRL_SET_HASH_ALGORITHM,
+        "XEN_NETIF_CTRL_STATUS_SUCCESS" => ctrl_number(netif::CtrlStatus::Success),
+        "XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED" => ctrl_number(netif::CtrlStatus::NotSupported),
+        "XEN_NETIF_CTRL_STATUS_INVALID_PARAMETER" => ctrl_number(netif::CtrlStatus::InvalidParameter),
+        "XEN_NETIF_CTRL_STATUS_BUFFER_OVERFLOW" => ctrl_number(netif::CtrlStatus::BufferOverflow),
+
         "sizeof(struct blkif_request)" => size_of::<blkif::RwLayout>(),
         "offsetof(struct blkif_request, nr_segments)" => offset_of!(blkif::RwLayout, segment_count),
         "offsetof(struct blkif_request, handle)" => offset_of!(blkif::RwLayout, handle),
@@ -306,9 +383,9 @@ fn facts() -> Vec<Fact> {
         "offsetof(struct blkif_sring, rsp_prod)" => xen_abi::ring::RSP_PROD,
         "offsetof(struct blkif_sring, rsp_event)" => xen_abi::ring::RSP_EVENT,
         "offsetof(struct blkif_sring, ring)" => xen_abi::ring::SLOTS,
-        "sizeof(union blkif_sring_entry)" => <blkif::Blkif as xen_abi::ring::RingProtocol>::SLOT_SIZE,
-        "__CONST_RING_SIZE(blkif, 4096)" => <blkif::Blkif as xen_abi::ring::RingProtocol>::slots(4096),
-        "__CONST_RING_SIZE(blkif, 65536)" => <blkif::Blkif as xen_abi::ring::RingProtocol>::slots(65536),
+        "sizeof(union blkif_sring_entry)" => <blkif::Blkif as RingProtocol>::SLOT_SIZE,
+        "__CONST_RING_SIZE(blkif, 4096)" => <blkif::Blkif as RingProtocol>::slots(4096),
+        "__CONST_RING_SIZE(blkif, 65536)" => <blkif::Blkif as RingProtocol>::slots(65536),
 
         "XenbusStateUnknown" => xenbus::XenbusState::Unknown,
         "XenbusStateInitialising" => xenbus::XenbusState::Initialising,
@@ -383,7 +460,7 @@ fn ask_c(name: &str, lines: &[String]) -> Vec<String> {
          #include <xen/xen.h>\n#include <xen/version.h>\n#include <xen/memory.h>\n#include <xen/sched.h>\n\
          #include <xen/vcpu.h>\n#include <xen/event_channel.h>\n#include <xen/grant_table.h>\n\
          #include <xen/hvm/hvm_op.h>\n#include <xen/hvm/params.h>\n#include <xen/arch-x86/cpuid.h>\n\
-         #include <xen/io/blkif.h>\n#include <xen/io/xenbus.h>\n#include <xen/io/xs_wire.h>\n\
+         #include <xen/io/blkif.h>\n#include <xen/io/netif.h>\n#include <xen/io/xenbus.h>\n#include <xen/io/xs_wire.h>\n\
          #define PRINT(x) do { __int128 v = (__int128)(x); printf(\"%lld\\n\", (long long)v); } while (0)\n\
          enum { XEN_ERRNO_BEGIN_ = 0,\n\
          #define XEN_ERRNO(name, value) XEN_##name = value,\n\

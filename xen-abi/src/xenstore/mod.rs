@@ -157,6 +157,11 @@ impl Header {
         transmute!(*self)
     }
 
+    /// From the wire.
+    pub fn from_bytes(bytes: &[u8; HEADER_SIZE]) -> Self {
+        transmute!(*bytes)
+    }
+
     /// The type, if it is one that is known.
     pub const fn message_type(&self) -> Option<MessageType> {
         MessageType::from_number(self.kind)
