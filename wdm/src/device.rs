@@ -162,6 +162,14 @@ impl NewDevice {
         self.object
     }
 
+    /// Has reads and writes come with a copy of the user's buffer (`DO_BUFFERED_IO`). Before it is published.
+    pub fn buffer_io(&mut self) {
+        /// `DO_BUFFERED_IO`.
+        const DO_BUFFERED_IO: u32 = 0x4;
+        // SAFETY: the device is not yet in use (DO_DEVICE_INITIALIZING).
+        unsafe { (*self.object.as_raw()).Flags |= DO_BUFFERED_IO }
+    }
+
     /// Attaches it to the stack of `target`; the result is the device below.
     ///
     /// # Errors

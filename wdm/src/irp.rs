@@ -13,6 +13,10 @@ pub mod major {
     pub const CREATE: u8 = 0x00;
     /// `IRP_MJ_CLOSE`.
     pub const CLOSE: u8 = 0x02;
+    /// `IRP_MJ_READ`.
+    pub const READ: u8 = 0x03;
+    /// `IRP_MJ_WRITE`.
+    pub const WRITE: u8 = 0x04;
     /// `IRP_MJ_CLEANUP`.
     pub const CLEANUP: u8 = 0x12;
     /// `IRP_MJ_POWER`.
@@ -62,6 +66,12 @@ impl Irp {
     pub(crate) fn stack(&self) -> &IO_STACK_LOCATION {
         // SAFETY: the IRP is valid and has a current stack location.
         unsafe { &*(*self.irp.as_ptr()).Tail.Overlay.__bindgen_anon_2.__bindgen_anon_1.CurrentStackLocation }
+    }
+
+    /// `AssociatedIrp.SystemBuffer`.
+    pub(crate) fn system_buffer(&self) -> *mut u8 {
+        // SAFETY: the IRP is valid; it has no master.
+        unsafe { (*self.irp.as_ptr()).AssociatedIrp.SystemBuffer.cast() }
     }
 
     /// The major function code: see [`major`]. IRQL <= DISPATCH_LEVEL.

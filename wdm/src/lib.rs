@@ -4,12 +4,13 @@
 //! time, or is part of a type (a lock is released by its guard, a DPC is flushed before its memory goes), or is the
 //! IRQL, which every function names in its documentation unless it is for PASSIVE_LEVEL only.
 //!
-//! [`status`] and the layouts of [`storport`] also compile on the host; everything else is Windows only.
+//! [`status`] and the layouts of [`storport`] and [`ndis`] also compile on the host; everything else is Windows only.
 #![cfg_attr(windows, no_std)]
 
 #[cfg(windows)]
 extern crate alloc;
 
+pub mod ndis;
 pub mod status;
 pub mod storport;
 
@@ -28,11 +29,15 @@ pub mod driver;
 #[cfg(windows)]
 pub mod event;
 #[cfg(windows)]
+pub mod file;
+#[cfg(windows)]
 pub mod interface;
 #[cfg(windows)]
 pub mod interrupt;
 #[cfg(windows)]
 pub mod irp;
+#[cfg(windows)]
+pub mod irp_queue;
 #[cfg(windows)]
 mod layout;
 #[cfg(windows)]

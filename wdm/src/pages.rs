@@ -4,7 +4,10 @@ use core::ptr::NonNull;
 
 use wdk_sys::{_MEMORY_CACHING_TYPE, _MODE, MDL, PAGE_READWRITE, PHYSICAL_ADDRESS, POOL_FLAG_NON_PAGED, ntddk};
 
-use crate::status::{Result, Status};
+use crate::{
+    driver,
+    status::{Result, Status},
+};
 
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 4096;
@@ -82,8 +85,9 @@ impl Pages {
         Some(unsafe { frame_of(self.address.as_ptr().add(index * PAGE_SIZE)) })
     }
 
-    /// Never gives the pages back: for pages that a peer may still write. Any IRQL.
+    /// Never gives the pages back: for pages that a peer may still write. The driver stays loaded. Any IRQL.
     pub fn leak(self) {
+        driver::keep_loaded();
         core::mem::forget(self);
     }
 }
@@ -175,8 +179,10 @@ impl MdlPages {
         }
     }
 
-    /// Never gives the pages back: for frames that are no RAM any more. The mapping stays. Any IRQL.
+    /// Never gives the pages back: for frames that are no RAM any more. The mapping stays, and so does the driver.
+    /// Any IRQL.
     pub fn leak(self) {
+        driver::keep_loaded();
         core::mem::forget(self);
     }
 }

@@ -1,13 +1,13 @@
-//! A driver's parameters: registry values read with their type and range checked.
+//! The registry: keys, and a driver's parameters, values read with their type and range checked.
 //!
-//! A value that is missing is the default. A value of the wrong type or out of range is the default too, and one log
+//! A parameter that is missing is the default. One of the wrong type or out of range is the default too, and one log
 //! line names it.
 
 use core::ops::RangeInclusive;
 
 use wdk_sys::{
-    _KEY_VALUE_INFORMATION_CLASS, HANDLE, KEY_READ, KEY_VALUE_PARTIAL_INFORMATION, OBJ_CASE_INSENSITIVE,
-    OBJ_KERNEL_HANDLE, OBJECT_ATTRIBUTES, REG_DWORD, ntddk,
+    _KEY_VALUE_INFORMATION_CLASS, HANDLE, KEY_READ, KEY_VALUE_PARTIAL_INFORMATION, KEY_WRITE, OBJ_CASE_INSENSITIVE,
+    OBJ_KERNEL_HANDLE, OBJECT_ATTRIBUTES, REG_DWORD, REG_OPTION_VOLATILE, REG_SZ, ntddk,
 };
 
 use crate::{
@@ -43,12 +43,108 @@ impl Key {
         Ok(Self { handle })
     }
 
+    /// Opens a key for writing, and makes it where it is not there: one that lives as long as Windows runs and is never
+    /// on the disk.
+    ///
+    /// # Errors
+    /// What `ZwCreateKey` returns.
+    pub fn create_volatile(path: UnicodeStr<'_>) -> Result<Self> {
+        let mut name = path.as_raw();
+        let mut attributes = OBJECT_ATTRIBUTES {
+            Length: size_of::<OBJECT_ATTRIBUTES>() as u32,
+            ObjectName: &raw mut name,
+            Attributes: OBJ_KERNEL_HANDLE | OBJ_CASE_INSENSITIVE,
+            ..Default::default()
+        };
+        let mut handle: HANDLE = core::ptr::null_mut();
+        // SAFETY: the pointers that are not null are to locals that outlive the call.
+        Status(unsafe {
+            ntddk::ZwCreateKey(
+                &raw mut handle,
+                KEY_READ | KEY_WRITE,
+                &raw mut attributes,
+                0,
+                core::ptr::null_mut(),
+                REG_OPTION_VOLATILE,
+                core::ptr::null_mut(),
+            )
+        })
+        .ok()?;
+        Ok(Self { handle })
+    }
+
+    /// Writes a REG_DWORD.
+    ///
+    /// # Errors
+    /// What `ZwSetValueKey` returns.
+    pub fn set_number(&self, name: &str, value: u32) -> Result {
+        self.set(name, REG_DWORD, &value.to_le_bytes())
+    }
+
+    /// Writes a REG_SZ.
+    ///
+    /// # Errors
+    /// [`Status::INSUFFICIENT_RESOURCES`] and what `ZwSetValueKey` returns.
+    pub fn set_text(&self, name: &str, text: &str) -> Result {
+        let mut bytes = crate::memory::try_vec(2 * (text.encode_utf16().count() + 1))?;
+        bytes.extend(text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes));
+        self.set(name, REG_SZ, &bytes)
+    }
+
+    fn set(&self, name: &str, kind: u32, data: &[u8]) -> Result {
+        let name = UnicodeBuf::from_text(name)?;
+        let mut name = name.as_unicode()?.as_raw();
+        // SAFETY: name and data outlive the call, which only reads them; the data's length goes with it.
+        Status(unsafe {
+            ntddk::ZwSetValueKey(
+                self.handle,
+                &raw mut name,
+                0,
+                kind,
+                data.as_ptr().cast_mut().cast(),
+                data.len() as u32,
+            )
+        })
+        .ok()
+    }
+
+    /// Reads a REG_DWORD.
+    ///
+    /// # Errors
+    /// [`Status::OBJECT_NAME_NOT_FOUND`]; [`Status::OBJECT_TYPE_MISMATCH`]; what `ZwQueryValueKey` returns.
+    pub fn number(&self, name: &str) -> Result<u32> {
+        match self.value(name, &mut ValueBuffer([0; 8]))? {
+            (REG_DWORD, &[a, b, c, d]) => Ok(u32::from_le_bytes([a, b, c, d])),
+            _ => Err(Status::OBJECT_TYPE_MISMATCH),
+        }
+    }
+
+    /// Reads a REG_SZ of at most [`TEXT_MAX`] characters into `text`; returns how many there are, without the NUL.
+    ///
+    /// # Errors
+    /// [`Status::OBJECT_NAME_NOT_FOUND`]; [`Status::OBJECT_TYPE_MISMATCH`]; [`Status::BUFFER_OVERFLOW`] where it is
+    /// longer; what `ZwQueryValueKey` returns.
+    pub fn text(&self, name: &str, text: &mut [u16; TEXT_MAX]) -> Result<usize> {
+        let mut buffer = ValueBuffer([0; TEXT_MAX / 4 + 2]);
+        let (kind, bytes) = self.value(name, &mut buffer)?;
+        if kind != REG_SZ {
+            return Err(Status::OBJECT_TYPE_MISMATCH);
+        }
+        let mut len = 0;
+        let characters = bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair));
+        for (place, character) in text.iter_mut().zip(characters.take_while(|character| *character != 0)) {
+            *place = character;
+            len += 1;
+        }
+        Ok(len)
+    }
+
     /// Reads a value: its type and its bytes in `buffer`.
     ///
     /// # Errors
     /// [`Status::OBJECT_NAME_NOT_FOUND`]; [`Status::BUFFER_OVERFLOW`] where it is longer than the buffer has room for;
     /// what `ZwQueryValueKey` returns.
-    fn value<'a>(&self, name: &str, buffer: &'a mut ValueBuffer) -> Result<(u32, &'a [u8])> {
+    fn value<'a, const N: usize>(&self, name: &str, buffer: &'a mut ValueBuffer<N>) -> Result<(u32, &'a [u8])> {
         let name = UnicodeBuf::from_text(name)?;
         let mut name = name.as_unicode()?.as_raw();
         let mut needed = 0;
@@ -81,8 +177,11 @@ impl Drop for Key {
     }
 }
 
-/// Room for `KEY_VALUE_PARTIAL_INFORMATION` and 48 bytes of data.
-struct ValueBuffer([u64; 8]);
+/// Longest text that [`Key::text`] reads, in characters.
+pub const TEXT_MAX: usize = 512;
+
+/// Room for `KEY_VALUE_PARTIAL_INFORMATION`, which takes 12 bytes before the data, and for the data: `8 * N` in all.
+struct ValueBuffer<const N: usize>([u64; N]);
 
 /// The `Parameters` key below a driver's service key. A missing key reads as one without values.
 pub struct Parameters {

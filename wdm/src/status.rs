@@ -46,6 +46,7 @@ statuses! {
     BUFFER_TOO_SMALL = 0xC000_0023, "The buffer is too small.";
     OBJECT_NAME_NOT_FOUND = 0xC000_0034, "There is no such name.";
     OBJECT_NAME_COLLISION = 0xC000_0035, "The name exists already.";
+    QUOTA_EXCEEDED = 0xC000_0044, "The caller has too much open.";
     REVISION_MISMATCH = 0xC000_0059, "The two sides are of different versions.";
     INSUFFICIENT_RESOURCES = 0xC000_009A, "No memory, or no other resource of a kind, is left.";
     DEVICE_NOT_CONNECTED = 0xC000_009D, "The device is not there.";
@@ -55,6 +56,7 @@ statuses! {
     DELETE_PENDING = 0xC000_0056, "The object is being deleted.";
     CANCELLED = 0xC000_0120, "Cancelled.";
     INTEGER_OVERFLOW = 0xC000_0095, "A number does not fit.";
+    DEVICE_REMOVED = 0xC000_02B6, "The device is gone.";
     DEVICE_CONFIGURATION_ERROR = 0xC000_0182, "The device's resources are not what they should be.";
     DEVICE_PROTOCOL_ERROR = 0xC000_0186, "The other side broke the protocol.";
     RETRY = 0xC000_022D, "The operation has to be run again.";

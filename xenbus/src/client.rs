@@ -4,6 +4,8 @@
 
 use core::{ffi::c_void, fmt, mem::offset_of, ptr::NonNull};
 
+use xen_abi::unplug::Unplug;
+
 use crate::interface::{
     self, DeviceInfo, EventHandle, EventOutcome, LogLevel, Status, SuspendCallbacks, VERSION, WatchHandle,
     XenbusInterface,
@@ -162,12 +164,16 @@ pub fn transaction<B: Bus + ?Sized, T>(bus: &B, mut body: impl FnMut(Transaction
 pub trait Device: Sync {
     /// A watch fired. PASSIVE_LEVEL, on the device's own thread.
     fn store_changed(&self, path: &[u8]);
-    /// An event came. IRQL = DISPATCH_LEVEL, never twice at once.
-    fn event(&self) -> EventOutcome;
     /// See [`SuspendCallbacks::freeze`].
     fn freeze(&self);
     /// See [`SuspendCallbacks::resume`].
     fn resume(&self, cancelled: bool);
+}
+
+/// What an event channel calls back: the device itself, or one of its queues.
+pub trait EventHandler: Sync {
+    /// An event came. IRQL = DISPATCH_LEVEL, never twice at once for one channel.
+    fn event(&self) -> EventOutcome;
 }
 
 /// A watch that is set.
@@ -257,21 +263,30 @@ impl Client {
     /// [`Error::NoResources`] and the hypervisor's.
     ///
     /// # Safety
-    /// `device` lives until [`Client::close_event`] returned.
-    pub unsafe fn open_event<D: Device>(&self, device: NonNull<D>) -> Result<(Event, u32)> {
+    /// `handler` lives until [`Client::close_event`] returned.
+    pub unsafe fn open_event<H: EventHandler>(&self, handler: NonNull<H>) -> Result<(Event, u32)> {
         let mut handle = core::ptr::null_mut();
         let mut port = 0;
         // SAFETY: the thunk gets the pointer that it expects; results are locals.
         check(unsafe {
             (self.table.event_open)(
                 self.table.context,
-                event_thunk::<D>,
-                device.as_ptr().cast(),
+                event_thunk::<H>,
+                handler.as_ptr().cast(),
                 &raw mut handle,
                 &raw mut port,
             )
         })?;
         Ok((Event(handle), port))
+    }
+
+    /// Moves its callback to the processor with that index. PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    /// The bus's; the callback stays where it was.
+    pub fn bind_event(&self, event: Event, cpu: u32) -> Result {
+        // SAFETY: the handle came from the bus.
+        check(unsafe { (self.table.event_bind_cpu)(self.table.context, event.0, cpu) })
     }
 
     /// Closes it; no callback runs after that. PASSIVE_LEVEL. The event must not be used again.
@@ -316,6 +331,23 @@ impl Client {
     pub fn request_eject(&self) {
         // SAFETY: it has no requirement.
         unsafe { (self.table.request_eject)(self.table.context) };
+    }
+
+    /// What was unplugged of the emulated devices in this boot; nothing, where the bus cannot tell. Any IRQL.
+    pub fn unplugged(&self) -> Unplug {
+        match self.table.unplugged {
+            // SAFETY: it has no requirement.
+            Some(unplugged) => Unplug::from_bits_truncate(unsafe { unplugged(self.table.context) } as u16),
+            None => Unplug::empty(),
+        }
+    }
+
+    /// Says that the device was connected and answered. PASSIVE_LEVEL, not between freeze and resume.
+    pub fn report_working(&self) {
+        if let Some(report_working) = self.table.report_working {
+            // SAFETY: it has no requirement.
+            unsafe { report_working(self.table.context) };
+        }
     }
 
     /// Says that the device is gone. IRQL <= DISPATCH_LEVEL.
@@ -437,9 +469,9 @@ unsafe extern "C" fn watch_thunk<D: Device>(arg: *mut c_void, path: *const u8, p
     device.store_changed(path);
 }
 
-unsafe extern "C" fn event_thunk<D: Device>(arg: *mut c_void) -> EventOutcome {
-    // SAFETY: `arg` is the device given to `open_event`, which lives until the event is closed.
-    unsafe { &*arg.cast::<D>() }.event()
+unsafe extern "C" fn event_thunk<H: EventHandler>(arg: *mut c_void) -> EventOutcome {
+    // SAFETY: `arg` is the handler given to `open_event`, which lives until the event is closed.
+    unsafe { &*arg.cast::<H>() }.event()
 }
 
 unsafe extern "C" fn freeze_thunk<D: Device>(arg: *mut c_void) {

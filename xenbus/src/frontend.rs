@@ -1,8 +1,16 @@
 //! The state machine by which a frontend connects to its backend: pure, told what happened, says what to do next.
 //!
 //! The peer may skip states, repeat them, flap, or go away; whatever it does, each event yields at most one action and
-//! every action is finished by the caller before the next event is given. Waiting is the caller's: it gives
-//! [`Frontend::timed_out`] when its bound has passed.
+//! every action is finished by the caller before the next event is given. Waiting is the caller's:
+//! [`Frontend::patience`] says for what and how long, and [`Frontend::timed_out`] is given when that has passed.
+//!
+//! # Failures
+//! A ring that the peer broke ([`Frontend::fault`]), a ring that could not be published, parameters that could not be
+//! used and a connection that did not come in time are all one kind of failure. After each the connection is closed in
+//! order (Closing, Closed, Detach), then the frontend rests, 1, 2, 4, 8 seconds, and connects again once the backend
+//! offers itself. After [`ATTEMPTS`] failures it stops: a device that was connected before is lost for good
+//! ([`Frontend::is_lost`]), one that never was gets another chance when dom0 starts its backend again. A connection that
+//! has then served for [`TRUST_SECONDS`] without a failure wipes the slate clean.
 //!
 //! ```text
 //! own state      backend            action
@@ -12,6 +20,7 @@
 //! Connected      Closing, offline   Eject     (asks Windows; I/O goes on until Windows agrees)
 //! Connected      Closing, online    Closing, Closed; Detach when the backend is Closed, then connect again
 //! Connected      Closed, InitWait   Detach    (the backend restarts: keep requests, connect again)
+//! Connected      any, ring broken   Closing, Closed; Detach, rest, then connect again
 //! any            gone for good      Vanished
 //! ```
 
@@ -40,8 +49,31 @@ pub enum Action {
     Closed,
 }
 
-/// How often connecting may fail before the frontend stops trying until the backend restarts.
+/// Failures after which the frontend stops trying.
 pub const ATTEMPTS: u32 = 5;
+/// Seconds that a backend has for each step of a close that a failure made necessary.
+pub const ANSWER_SECONDS: u32 = 5;
+/// Seconds that a backend has to be connected again after a failure.
+pub const CONNECTION_SECONDS: u32 = 60;
+/// Seconds of service without a failure after which earlier ones no longer count.
+pub const TRUST_SECONDS: u32 = 600;
+/// Seconds that a backend has to leave a connection that an earlier driver left behind.
+pub const STALE_SECONDS: u32 = 10;
+
+/// What a frontend with a bound waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The backend leaves a connection that an earlier driver left behind.
+    Stale,
+    /// The backend follows a close.
+    Answer,
+    /// The rest before the next attempt.
+    Rest,
+    /// The backend offers itself and connects.
+    Connection,
+    /// The connection proves itself.
+    Trust,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goal {
@@ -62,6 +94,12 @@ pub struct Frontend {
     /// An action that [`Frontend::done`] has to finish.
     pending: Option<Action>,
     failures: u32,
+    /// A failure is being dealt with: what the backend does about it is bounded.
+    faulted: bool,
+    /// The rest before the next attempt is due.
+    rest: bool,
+    /// Was connected at least once.
+    served: bool,
     eject_asked: bool,
     vanished: bool,
     /// A backend that an earlier driver left connected is closed before a new connection.
@@ -85,6 +123,9 @@ impl Frontend {
             attached: false,
             pending: None,
             failures: 0,
+            faulted: false,
+            rest: false,
+            served: false,
             eject_asked: false,
             vanished: false,
             stale: false,
@@ -101,14 +142,51 @@ impl Frontend {
         self.peer
     }
 
+    /// Whether the backend has not been offered anything since it was first seen.
+    pub const fn offered_nothing(&self) -> bool {
+        matches!(self.own, State::Unknown | State::Initialising)
+    }
+
     /// Whether requests can be served.
     pub fn is_connected(&self) -> bool {
         self.own == State::Connected && self.attached
     }
 
-    /// Whether connecting was given up until the backend restarts.
+    /// Whether the attempts are used up.
     pub const fn has_failed(&self) -> bool {
         self.failures >= ATTEMPTS
+    }
+
+    /// Whether a device that was connected before has failed for good: nothing is connected any more, and nothing will
+    /// be.
+    pub const fn is_lost(&self) -> bool {
+        self.has_failed() && self.served && !self.attached
+    }
+
+    /// Failures that count.
+    pub const fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// What the frontend waits for with a bound, and how many seconds in all; [`Frontend::timed_out`] is due when they
+    /// have passed and this is still what it waits for. None: it waits for as long as it takes.
+    pub fn patience(&self) -> Option<(Wait, u32)> {
+        if self.goal == Goal::Close || self.pending.is_some() || self.vanished {
+            return None;
+        }
+        if self.stale {
+            return Some((Wait::Stale, STALE_SECONDS));
+        }
+        if !self.faulted {
+            return (self.failures > 0 && self.is_connected()).then_some((Wait::Trust, TRUST_SECONDS));
+        }
+        match self.own {
+            State::Closing => Some((Wait::Answer, ANSWER_SECONDS)),
+            State::Closed if self.attached => Some((Wait::Answer, ANSWER_SECONDS)),
+            _ if self.has_failed() => None,
+            _ if self.rest => Some((Wait::Rest, 1 << self.failures.saturating_sub(1).min(ATTEMPTS))),
+            _ => Some((Wait::Connection, CONNECTION_SECONDS)),
+        }
     }
 
     /// Whether the backend is gone for good.
@@ -126,10 +204,17 @@ impl Frontend {
             // The backend started again or came to rest: an old wish to eject no longer counts.
             self.eject_asked = false;
         }
-        if before != state && state == State::InitWait && matches!(self.own, State::Closing | State::Closed) {
-            // It started again by itself, so old failures no longer count. A backend that only follows ours comes to
-            // Closed after we close, and to InitWait after we say Initialising.
+        if before != state
+            && state == State::InitWait
+            && matches!(self.own, State::Closing | State::Closed)
+            && self.has_failed()
+            && !self.served
+        {
+            // It started again by itself, and no request ever depended on it: old failures no longer count. A backend
+            // that only follows ours comes to Closed after we close, and to InitWait after we say Initialising.
             self.failures = 0;
+            self.faulted = false;
+            self.rest = false;
         }
         if state == State::Connected && before == State::Connected && self.is_connected() && self.goal == Goal::Connect
         {
@@ -152,20 +237,20 @@ impl Frontend {
                 return Action::Write(State::Initialised);
             }
             (Some(Action::Attach), true) => {
-                self.failures = 0;
+                self.served = true;
+                self.faulted = false;
                 return Action::Write(State::Connected);
             }
             (Some(Action::Attach), false) if self.attached => {
                 // The backend is connected and has our pages. They are ours again when it has seen us closing.
-                self.failures += 1;
+                self.failed();
                 return Action::Write(State::Closing);
             }
             (Some(Action::Publish | Action::Attach), false) => {
-                self.failures += 1;
+                self.failed();
                 if self.attached || self.own != State::Initialising {
                     return self.detach();
                 }
-                // Nobody will say more before we do: try again at once, ATTEMPTS times in all.
             }
             (Some(Action::Detach), _) => {
                 self.attached = false;
@@ -184,7 +269,35 @@ impl Frontend {
         self.next()
     }
 
-    /// The caller's bound for the peer's next step has passed. While closing, the step is taken as made.
+    /// The peer broke the ring, or left it unanswered for too long: it is closed, and connected again if the failures
+    /// allow that. Nothing happens where the connection is being closed already.
+    pub fn fault(&mut self) -> Action {
+        let in_use = matches!(self.own, State::Initialised | State::Connected) && self.attached;
+        if self.goal == Goal::Close || self.pending.is_some() || !in_use {
+            return Action::Wait;
+        }
+        self.failed();
+        Action::Write(State::Closing)
+    }
+
+    /// Closes the connection and makes it again, because the backend reads what changed only then. It has the same bounds
+    /// as after a failure, but none is counted. Nothing happens where there is no connection.
+    pub fn reconnect(&mut self) -> Action {
+        let in_use = matches!(self.own, State::Initialised | State::Connected) && self.attached;
+        if self.goal == Goal::Close || self.pending.is_some() || !in_use {
+            return Action::Wait;
+        }
+        self.faulted = true;
+        Action::Write(State::Closing)
+    }
+
+    fn failed(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        self.faulted = true;
+        self.rest = true;
+    }
+
+    /// The bound of [`Frontend::patience`] has passed. While closing for good, the peer's step is taken as made.
     pub fn timed_out(&mut self) -> Action {
         if self.goal == Goal::Close {
             return match self.own {
@@ -197,15 +310,32 @@ impl Frontend {
             self.stale = false;
             return Action::Write(State::Initialising);
         }
-        Action::Wait
+        match self.patience() {
+            Some((Wait::Rest, _)) => {
+                self.rest = false;
+                self.next()
+            }
+            // The peer does not follow: the step is taken as made.
+            Some((Wait::Answer, _)) if self.own == State::Closing => Action::Write(State::Closed),
+            Some((Wait::Answer, _)) => self.detach(),
+            Some((Wait::Connection, _)) => {
+                self.failed();
+                if self.attached { Action::Write(State::Closing) } else { self.next() }
+            }
+            Some((Wait::Trust, _)) => {
+                self.failures = 0;
+                Action::Wait
+            }
+            Some((Wait::Stale, _)) | None => Action::Wait,
+        }
     }
 
     /// The domain was resumed elsewhere: all that was connected is void, the caller has torn it down and will give the
-    /// new backend's state.
+    /// new backend's state. What an earlier backend did is not held against the new one, but a device that is lost stays
+    /// so: its requests were failed.
     pub fn resumed(&mut self) {
-        let goal = self.goal;
-        *self = Self::new();
-        self.goal = goal;
+        let (goal, lost) = (self.goal, self.has_failed() && self.served);
+        *self = Self { goal, served: self.served, failures: if lost { ATTEMPTS } else { 0 }, ..Self::new() };
     }
 
     fn detach(&mut self) -> Action {
@@ -267,12 +397,16 @@ impl Frontend {
                     self.stale = true;
                     return Action::Write(State::Closing);
                 }
-                if self.has_failed() || (self.own == State::Closed && self.peer == State::Closing) {
-                    // A backend that is closing has to see our Closed first: overwritten too early, it waits for ever.
+                let follows = !matches!(self.peer, State::Initialised | State::Connected | State::Closing);
+                if self.own == State::Closed && !follows {
+                    // It has to see our Closed first: overwritten too early, it waits for ever.
                     return Action::Wait;
                 }
                 if self.attached {
                     return self.detach();
+                }
+                if self.has_failed() || self.rest {
+                    return Action::Wait;
                 }
                 self.stale = false;
                 Action::Write(State::Initialising)
@@ -286,6 +420,7 @@ impl Frontend {
                     return Action::Write(State::Closing);
                 }
                 match self.peer {
+                    _ if self.rest => Action::Wait,
                     State::InitWait | State::Initialised => self.begin(Action::Publish),
                     _ => Action::Wait,
                 }
@@ -431,10 +566,10 @@ mod tests {
     }
 
     #[test]
-    fn failures_end_until_the_backend_restarts() {
+    fn failures_are_bounded_whatever_the_backend_says() {
         let mut f = Frontend::new();
-        let mut publishes = 0;
-        for _ in 0..20 {
+        let (mut publishes, mut rests) = (0, Vec::new());
+        for _ in 0..200 {
             let mut action = f.backend(State::InitWait, true);
             for _ in 0..8 {
                 action = match action {
@@ -444,12 +579,21 @@ mod tests {
                         f.done(false)
                     }
                     Action::Detach => f.done(true),
-                    _ => break,
+                    _ => match f.patience() {
+                        None => break,
+                        Some((wait, seconds)) => {
+                            if wait == Wait::Rest {
+                                rests.push(seconds);
+                            }
+                            f.timed_out()
+                        }
+                    },
                 };
             }
         }
         assert_eq!(publishes, ATTEMPTS);
-        assert!(f.has_failed());
+        assert_eq!(rests, [1, 2, 4, 8]);
+        assert!(f.has_failed() && !f.is_lost());
     }
 
     /// A backend as Linux's is: it answers our state whenever we rest, and nothing else happens.
@@ -458,6 +602,7 @@ mod tests {
             action = match action {
                 Action::Write(state) => f.state_written(state),
                 Action::Publish | Action::Attach | Action::Detach => f.done(!fails(action)),
+                _ if matches!(f.patience(), Some((Wait::Rest, _))) => f.timed_out(),
                 _ => {
                     let answer = match f.own() {
                         State::Initialising if f.peer() == State::Closed => State::InitWait,
@@ -488,6 +633,69 @@ mod tests {
             follow(&mut f, first, |_| false);
             assert!(f.is_connected());
         }
+    }
+
+    #[test]
+    fn a_broken_ring_is_closed_and_connected_again() {
+        let mut f = Frontend::new();
+        let first = f.backend(State::InitWait, true);
+        follow(&mut f, first, |_| false);
+        let first = f.fault();
+        assert_eq!(run(&mut f, first), [Action::Write(State::Closing), Action::Wait]);
+        assert_eq!(f.fault(), Action::Wait, "it is counted once");
+        assert_eq!(f.patience(), Some((Wait::Answer, ANSWER_SECONDS)));
+        let first = f.backend(State::Closing, true);
+        assert_eq!(run(&mut f, first), [Action::Write(State::Closed), Action::Wait]);
+        let first = f.backend(State::Closed, true);
+        assert_eq!(run(&mut f, first), [Action::Detach, Action::Wait]);
+        assert_eq!(f.patience(), Some((Wait::Rest, 1)));
+        let first = f.timed_out();
+        follow(&mut f, first, |_| false);
+        assert!(f.is_connected());
+        assert_eq!(f.patience(), Some((Wait::Trust, TRUST_SECONDS)));
+        assert_eq!(f.failures(), 1);
+        assert_eq!(f.timed_out(), Action::Wait);
+        assert_eq!((f.failures(), f.patience()), (0, None));
+    }
+
+    #[test]
+    fn a_backend_that_always_lies_loses_the_device() {
+        let mut f = Frontend::new();
+        let mut action = f.backend(State::InitWait, true);
+        for _ in 0..20 {
+            follow(&mut f, action, |_| false);
+            action = f.fault();
+        }
+        assert!(f.is_lost());
+        assert_eq!((f.own(), f.failures()), (State::Closed, ATTEMPTS));
+        // Nothing that the backend does brings it back.
+        for state in [State::InitWait, State::Connected, State::Closed, State::InitWait] {
+            assert_eq!(f.backend(state, true), Action::Wait);
+        }
+        f.resumed();
+        assert_eq!(f.backend(State::InitWait, true), Action::Wait);
+        assert!(f.is_lost());
+        let first = f.close();
+        assert_eq!(run(&mut f, first).last(), Some(&Action::Closed));
+    }
+
+    #[test]
+    fn a_peer_that_does_not_follow_is_left() {
+        let mut f = Frontend::new();
+        let first = f.backend(State::InitWait, true);
+        follow(&mut f, first, |_| false);
+        let mut action = f.fault();
+        let mut seen = Vec::new();
+        for _ in 0..40 {
+            seen.extend(run(&mut f, action));
+            if f.patience().is_none() {
+                break;
+            }
+            action = f.timed_out();
+        }
+        assert!(f.is_lost());
+        let steps: Vec<_> = seen.into_iter().filter(|action| *action != Action::Wait).collect();
+        assert_eq!(steps, [Action::Write(State::Closing), Action::Write(State::Closed), Action::Detach]);
     }
 
     #[test]
@@ -551,6 +759,13 @@ mod tests {
                     };
                     steps += 1;
                     assert!(steps < 64, "no rest in {f:?}");
+                }
+                if random() & 7 == 0 {
+                    let action = f.fault();
+                    assert!(matches!(action, Action::Wait | Action::Write(State::Closing)));
+                    if let Action::Write(state) = action {
+                        f.state_written(state);
+                    }
                 }
             }
             let mut action = f.close();

@@ -179,7 +179,8 @@ pub struct XenbusInterface {
     /// Ends it; `commit` 0 drops it. [`STATUS_RETRY`]: run it again. IRQL = PASSIVE_LEVEL.
     pub store_transaction_end: unsafe extern "C" fn(context: *mut c_void, transaction: u32, commit: u8) -> Status,
     /// Watches a path. The callback comes once at once (as xenstore does) and survives suspend and resume: the bus
-    /// sets the watch again. IRQL = PASSIVE_LEVEL.
+    /// sets the watch again. After an error a callback that has begun may still run, until the next `store_unwatch` or
+    /// `suspend_unregister` returns. IRQL = PASSIVE_LEVEL.
     pub store_watch: unsafe extern "C" fn(
         context: *mut c_void,
         path: *const u8,
@@ -232,6 +233,13 @@ pub struct XenbusInterface {
     /// Says that the device is gone for good (the backend vanished): the bus reports it missing, Windows removes it by
     /// surprise. Returns at once. IRQL <= DISPATCH_LEVEL.
     pub report_missing: unsafe extern "C" fn(context: *mut c_void),
+
+    // From here on appended: a bus that is older than its child leaves them empty.
+    /// What was unplugged of the emulated devices in this boot: the bits of `xen_abi::unplug::Unplug`. A device that has
+    /// an emulated twin which was not unplugged must not be shown to Windows. Any IRQL.
+    pub unplugged: Option<unsafe extern "C" fn(context: *mut c_void) -> u32>,
+    /// Says that the device was connected and answered. IRQL = PASSIVE_LEVEL, not between freeze and resume.
+    pub report_working: Option<unsafe extern "C" fn(context: *mut c_void)>,
 }
 
 impl XenbusInterface {
@@ -246,5 +254,5 @@ const _: () = {
     assert!(core::mem::offset_of!(XenbusInterface, reference) == 16);
     assert!(core::mem::offset_of!(XenbusInterface, device_info) == 32);
     assert!(core::mem::offset_of!(XenbusInterface, event_open) == 112);
-    assert!(size_of::<XenbusInterface>() == 216);
+    assert!(size_of::<XenbusInterface>() == 232);
 };

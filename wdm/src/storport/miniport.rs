@@ -24,6 +24,8 @@ pub unsafe fn initialize(
     data: &mut HwInitializationData,
 ) -> crate::Result {
     // SAFETY: as the caller says.
+    unsafe { crate::driver::remember(driver_object.cast()) };
+    // SAFETY: as the caller says.
     let status = unsafe { StorPortInitialize(driver_object, registry_path, data, core::ptr::null_mut()) };
     Status(status as i32).ok()
 }
