@@ -1,10 +1,9 @@
-//! Event channels on the guest's side: both layouts, the table of who handles what, and the arithmetic against storms.
+//! Event channels on the guest's side: both layouts, and the arithmetic against storms.
 //!
 //! The layouts are lock-free and run in the upcall. A channel is masked, cleared and handed to its DPC there, and
 //! unmasked when the DPC is done with it. Unmasking must not lose an event that came in between; where the guest cannot
 //! see to that by itself the answer is [`Unmask::Hypercall`].
 
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use xen_abi::event::{Port, fifo, two_level};
@@ -191,10 +190,20 @@ pub struct FifoQueues {
 impl FifoQueues {
     /// Over a mapped control block at the start of `control`, which it clears; Xen gets it after that.
     pub fn new(control: SharedRegion) -> Self {
+        Self::clear(&control);
+        Self { control, heads: [0; fifo::QUEUES] }
+    }
+
+    /// Clears a control block, before Xen gets it again in a new domain. Any IRQL.
+    pub fn clear(control: &SharedRegion) {
         for offset in (0..fifo::CONTROL_BLOCK_SIZE).step_by(4) {
             control.atomic_u32(offset).store(0, Ordering::SeqCst);
         }
-        Self { control, heads: [0; fifo::QUEUES] }
+    }
+
+    /// Forgets what was next in the old domain. Any IRQL.
+    pub fn restart(&mut self) {
+        self.heads = [0; fifo::QUEUES];
     }
 
     /// Takes ports off the queues, first priority first. Masks each that is pending and not masked, clears its pending
@@ -232,74 +241,6 @@ impl FifoQueues {
             queues |= ready.swap(0, Ordering::SeqCst) & QUEUE_BITS;
         }
         count
-    }
-}
-
-/// Who handles which port.
-#[derive(Debug)]
-pub struct PortTable<T> {
-    handlers: Vec<Option<T>>,
-}
-
-impl<T> Default for PortTable<T> {
-    fn default() -> Self {
-        Self { handlers: Vec::new() }
-    }
-}
-
-/// Why a port did not get its handler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortError {
-    /// There is no memory for a larger table.
-    NoMemory,
-    /// No such port.
-    BadPort,
-    /// The port has a handler.
-    Taken,
-}
-
-impl<T> PortTable<T> {
-    /// An empty table.
-    pub const fn new() -> Self {
-        Self { handlers: Vec::new() }
-    }
-
-    /// Gives a port its handler. Allocates if the port is higher than any before. IRQL <= DISPATCH_LEVEL.
-    ///
-    /// # Errors
-    /// [`PortError`]; the handler is dropped.
-    pub fn insert(&mut self, port: Port, handler: T) -> Result<(), PortError> {
-        if port == 0 || port >= fifo::PORTS {
-            return Err(PortError::BadPort);
-        }
-        let index = port as usize;
-        if index >= self.handlers.len() {
-            let room = (index + 1).next_multiple_of(64);
-            self.handlers.try_reserve_exact(room - self.handlers.len()).map_err(|_| PortError::NoMemory)?;
-            self.handlers.resize_with(room, || None);
-        }
-        match self.handlers.get_mut(index) {
-            Some(slot @ None) => {
-                *slot = Some(handler);
-                Ok(())
-            }
-            _ => Err(PortError::Taken),
-        }
-    }
-
-    /// The port's handler. Any IRQL.
-    pub fn get(&self, port: Port) -> Option<&T> {
-        self.handlers.get(port as usize)?.as_ref()
-    }
-
-    /// Takes the port's handler out. Any IRQL.
-    pub fn remove(&mut self, port: Port) -> Option<T> {
-        self.handlers.get_mut(port as usize)?.take()
-    }
-
-    /// All ports that have handlers.
-    pub fn iter(&self) -> impl Iterator<Item = (Port, &T)> {
-        self.handlers.iter().enumerate().filter_map(|(port, handler)| Some((port as Port, handler.as_ref()?)))
     }
 }
 
@@ -564,18 +505,6 @@ mod tests {
         xen.control.atomic_u32(fifo::offset_head(0)).store(5000, Ordering::SeqCst);
         xen.control.atomic_u32(fifo::OFFSET_READY).store(0xFFFF_0001, Ordering::SeqCst);
         assert_eq!(scan(&mut queues, &guest), []);
-    }
-
-    #[test]
-    fn handlers_have_their_ports() {
-        let mut table = PortTable::new();
-        assert_eq!(table.insert(0, 'x'), Err(PortError::BadPort));
-        assert_eq!(table.insert(fifo::PORTS, 'x'), Err(PortError::BadPort));
-        assert_eq!(table.insert(100, 'a'), Ok(()));
-        assert_eq!(table.insert(100, 'b'), Err(PortError::Taken));
-        assert_eq!((table.get(100), table.get(99), table.get(u32::MAX)), (Some(&'a'), None, None));
-        assert_eq!(table.iter().collect::<Vec<_>>(), [(100, &'a')]);
-        assert_eq!((table.remove(100), table.remove(100)), (Some('a'), None));
     }
 
     #[test]

@@ -239,17 +239,29 @@ pub fn event_bind_interdomain<H: Hypercall + ?Sized>(xen: &H, remote: DomId, por
 /// # Errors
 /// Xen's error. After an error of the reset itself nothing has changed; otherwise the channel in question is lost.
 pub fn event_reset<H: Hypercall + ?Sized>(xen: &H) -> Result<(), Errno> {
+    // Xen is short of something, and for good: then nothing is reset, since what is closed could not be bound again.
+    let short = |error: &Errno| matches!(*error, Errno::ENOMEM | Errno::EAGAIN | Errno::EBUSY);
+    let mut peers = [None; 2];
     let params = [hvm::PARAM_STORE_EVTCHN, hvm::PARAM_CONSOLE_EVTCHN];
-    let peers = params.map(|param| {
-        let port = get_param(xen, param).ok().and_then(|port| Port::try_from(port).ok()).filter(|port| *port != 0)?;
-        let status = event_status(xen, port).ok()?;
-        (status.status == event::STATUS_INTERDOMAIN).then_some((status.detail as DomId, status.remote_port))
-    });
-    command(xen, number::EVENT_CHANNEL_OP, event::RESET, &mut event::Reset { dom: DOMID_SELF })?;
+    for (param, peer) in params.into_iter().zip(&mut peers) {
+        let port = match insist(|| get_param(xen, param)) {
+            Err(error) if short(&error) => return Err(error),
+            port => port.ok().and_then(|port| Port::try_from(port).ok()).filter(|port| *port != 0),
+        };
+        let Some(port) = port else { continue };
+        match insist(|| event_status(xen, port)) {
+            Err(error) if short(&error) => return Err(error),
+            Ok(status) if status.status == event::STATUS_INTERDOMAIN => {
+                *peer = Some((status.detail as DomId, status.remote_port));
+            }
+            _ => {}
+        }
+    }
+    insist(|| command(xen, number::EVENT_CHANNEL_OP, event::RESET, &mut event::Reset { dom: DOMID_SELF }))?;
     for (param, peer) in params.into_iter().zip(peers) {
         if let Some((domid, port)) = peer {
-            let local = event_bind_interdomain(xen, domid, port)?;
-            set_param(xen, param, u64::from(local))?;
+            let local = insist(|| event_bind_interdomain(xen, domid, port))?;
+            insist(|| set_param(xen, param, u64::from(local)))?;
         }
     }
     Ok(())

@@ -7,11 +7,12 @@
 // Tests may allocate as they like; the build without them holds the line.
 #![cfg_attr(test, allow(clippy::disallowed_macros, clippy::disallowed_methods))]
 
-pub mod detect;
+pub mod control;
 pub mod enumerate;
 pub mod event;
 pub mod grant;
 pub mod hypercall;
+pub mod ports;
 pub mod store;
 pub mod suspend;
 

@@ -30,6 +30,8 @@ pub const MAX_TRANSACTIONS: usize = 64;
 pub const MAX_WATCHES: usize = 1024;
 /// Watch events that are kept until someone takes them. Beyond that only which watches fired is remembered.
 pub const MAX_EVENTS: usize = 1024;
+/// Of these, how many may be one watch's: no watch that fires and fires takes another's place.
+pub const MAX_EVENTS_OF_WATCH: usize = 8;
 /// Messages that one [`StoreClient::pump`] takes in at most.
 const PUMP_MESSAGES: u32 = 64;
 
@@ -112,6 +114,21 @@ impl Request {
             message.extend_from_slice(part);
         }
         Ok(Self { kind, transaction, message, reply })
+    }
+
+    /// As [`Request::new`], outside of a transaction, for [`StoreClient::submit_for_nobody`]: without room for an answer.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn for_nobody(kind: MessageType, parts: &[&[u8]]) -> Result<Self, StoreError> {
+        let mut request = Self::new(kind, NO_TRANSACTION, parts)?;
+        request.reply = Vec::new();
+        Ok(request)
+    }
+
+    /// Puts it into a transaction. Any IRQL.
+    pub fn put_into(&mut self, transaction: Transaction) {
+        self.transaction = transaction;
     }
 
     /// Writes id and xenstored's transaction number into the message.
@@ -198,6 +215,8 @@ impl WatchId {
 struct Watch {
     id: WatchId,
     path: Vec<u8>,
+    /// Its events that wait.
+    waiting: usize,
     /// It fired, but there was no room to remember where.
     lost: bool,
 }
@@ -232,8 +251,6 @@ pub struct Oddities {
     pub stray_events: u32,
     /// Messages that are not of their form.
     pub malformed: u32,
-    /// Events of which only the watch was remembered.
-    pub lost_events: u32,
 }
 
 /// The client.
@@ -406,6 +423,22 @@ impl<M: SharedMemory> StoreClient<M> {
         Ok(RequestId(id))
     }
 
+    /// Takes a request over whose answer nobody waits for: one that ends something. If what it ends is gone already, there
+    /// is nothing to send. Allocates nothing; IRQL <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    /// The request is given back: no slot is free.
+    pub fn submit_for_nobody(&mut self, request: Request) -> Result<(), Request> {
+        match self.submit(request) {
+            Ok(id) => {
+                self.desk.slots[id.slot()].abandoned = true;
+                Ok(())
+            }
+            Err((StoreError::Busy, request)) => Err(request),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// The answer, once it is there; its slot is free then. `None` while it is not. IRQL <= DISPATCH_LEVEL.
     pub fn take(&mut self, id: RequestId) -> Option<Result<Vec<u8>, StoreError>> {
         let slot = self.desk.slots.get_mut(id.slot()).filter(|slot| slot.id == id.0)?;
@@ -506,7 +539,7 @@ impl<M: SharedMemory> StoreClient<M> {
         };
         desk.watch_generation = desk.watch_generation.wrapping_add(1);
         let id = WatchId(desk.watch_generation << 10 | index as u32);
-        desk.watches[index] = Some(Watch { id, path: copy, lost: false });
+        desk.watches[index] = Some(Watch { id, path: copy, waiting: 0, lost: false });
         Ok(id)
     }
 
@@ -535,6 +568,11 @@ impl<M: SharedMemory> StoreClient<M> {
     /// have changed. IRQL <= DISPATCH_LEVEL.
     pub fn next_event(&mut self) -> Option<Event> {
         if let Some(event) = self.desk.events.pop_front() {
+            if let Some(Some(watch)) = self.desk.watches.get_mut(event.watch.index())
+                && watch.id == event.watch
+            {
+                watch.waiting -= 1;
+            }
             return Some(event);
         }
         let watch = self.desk.watches.iter_mut().flatten().find(|watch| watch.lost)?;
@@ -653,7 +691,7 @@ impl Desk {
                 }
                 Err(_) => result = Err(StoreError::Protocol),
             }
-        } else if result.is_ok() {
+        } else if result.is_ok() && !slot.abandoned {
             // At most PAYLOAD_MAX bytes, for which `Request::new` made room.
             request.reply.extend_from_slice(message.payload);
         }
@@ -688,14 +726,15 @@ impl Desk {
         }
         let mut copy = Vec::new();
         if self.events.len() >= MAX_EVENTS
+            || watch.waiting >= MAX_EVENTS_OF_WATCH
             || self.events.try_reserve(1).is_err()
             || copy.try_reserve_exact(path.len()).is_err()
         {
             watch.lost = true;
-            self.oddities.lost_events = self.oddities.lost_events.saturating_add(1);
             return;
         }
         copy.extend_from_slice(path);
+        watch.waiting += 1;
         self.events.push_back(Event { watch: watch.id, path: copy });
     }
 }
@@ -873,7 +912,7 @@ pub fn transaction<S: Store + ?Sized, T>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::core) mod tests {
     use std::cell::RefCell;
     use std::collections::BTreeMap;
 
@@ -884,17 +923,17 @@ mod tests {
     use crate::core::testing::page;
 
     /// A xenstored that knows no transactions but by number.
-    struct Server {
+    pub(in crate::core) struct Server {
         end: ServerEnd<SharedRegion>,
         decoder: Decoder<Vec<u8>>,
         nodes: BTreeMap<Vec<u8>, Vec<u8>>,
         out: VecDeque<u8>,
         /// Requests, in the order in which they came.
-        log: Vec<(u32, u32, Vec<u8>)>,
+        pub(in crate::core) log: Vec<(u32, u32, Vec<u8>)>,
         next_transaction: u32,
         /// Transactions that end with `EAGAIN` before one goes through.
         conflicts: u32,
-        mute: bool,
+        pub(in crate::core) mute: bool,
     }
 
     impl Server {
@@ -917,7 +956,7 @@ mod tests {
             self.out.extend(payload);
         }
 
-        fn event(&mut self, path: &[u8], token: &[u8]) {
+        pub(in crate::core) fn event(&mut self, path: &[u8], token: &[u8]) {
             self.send(15, 0, 0, &[path, b"\0", token, b"\0"].concat());
         }
 
@@ -956,7 +995,7 @@ mod tests {
                     None => error(b"ENOENT"),
                 },
                 MessageType::Write => {
-                    self.nodes.insert(path.to_vec(), payload[path.len() + 1..].to_vec());
+                    self.nodes.insert(path.to_vec(), payload.get(path.len() + 1..).unwrap_or_default().to_vec());
                     ok
                 }
                 MessageType::Rm => {
@@ -1005,21 +1044,21 @@ mod tests {
     }
 
     /// Client and server in one thread: waiting is working.
-    struct Pair {
-        client: RefCell<StoreClient<SharedRegion>>,
-        server: RefCell<Server>,
+    pub(in crate::core) struct Pair {
+        pub(in crate::core) client: RefCell<StoreClient<SharedRegion>>,
+        pub(in crate::core) server: RefCell<Server>,
         chunk: usize,
     }
 
     impl Pair {
-        fn new(chunk: usize) -> Self {
+        pub(in crate::core) fn new(chunk: usize) -> Self {
             let page = page();
             let mut client = StoreClient::new().unwrap();
             client.connect(page, |_| {});
             Self { client: RefCell::new(client), server: RefCell::new(Server::new(page)), chunk }
         }
 
-        fn submit(
+        pub(in crate::core) fn submit(
             &self,
             kind: MessageType,
             transaction: Transaction,
@@ -1030,7 +1069,7 @@ mod tests {
         }
 
         /// Runs until nothing moves; ids in the order of their ends.
-        fn settle(&self) -> Vec<RequestId> {
+        pub(in crate::core) fn settle(&self) -> Vec<RequestId> {
             let mut woken = Vec::new();
             loop {
                 let pumped = self.client.borrow_mut().pump(|id| woken.push(id)).unwrap();
@@ -1205,18 +1244,29 @@ mod tests {
     #[test]
     fn a_storm_of_events_is_summed_up() {
         let pair = Pair::new(1024);
-        let id = pair.client.borrow_mut().add_watch(b"device").unwrap();
-        for number in 0..2 * MAX_EVENTS {
-            pair.server.borrow_mut().event(format!("device/{number}").as_bytes(), &id.token());
-            pair.settle();
-        }
-        let mut seen = Vec::new();
-        while let Some(event) = pair.client.borrow_mut().next_event() {
-            seen.push(event.path);
-        }
-        assert_eq!(seen.len(), MAX_EVENTS + 1);
-        assert_eq!(seen.last().unwrap(), b"device");
+        let (id, other) = {
+            let mut client = pair.client.borrow_mut();
+            (client.add_watch(b"device").unwrap(), client.add_watch(b"control").unwrap())
+        };
+        let storm = |count: usize| {
+            for number in 0..count {
+                pair.server.borrow_mut().event(format!("device/{number}").as_bytes(), &id.token());
+                pair.settle();
+            }
+        };
+        let next = || pair.client.borrow_mut().next_event();
+        storm(2 * MAX_EVENTS);
+        pair.server.borrow_mut().event(b"control/shutdown", &other.token());
+        pair.settle();
+        // What is kept does not grow with the storm, and another watch's event is not lost in it.
+        let kept: Vec<Event> = core::iter::from_fn(next).collect();
+        assert_eq!(kept.iter().filter(|event| event.watch == id).count(), MAX_EVENTS_OF_WATCH + 1);
+        assert!(kept.contains(&Event { watch: other, path: b"control/shutdown".to_vec() }));
+        assert_eq!(kept.last().unwrap(), &Event { watch: id, path: b"device".to_vec() }, "what was summed up");
         assert!(!pair.client.borrow().has_events());
+        // What was taken makes room again.
+        storm(3);
+        assert_eq!(core::iter::from_fn(next).count(), 3);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub enum Step {
     CaptureProcessors,
     /// `SCHEDOP_shutdown` with `SHUTDOWN_suspend`, on vCPU 0: a toolstack that cancels sets the 1 in its registers.
     Hypercall,
+    /// New domain, processors captured, before anything else can run: unplug the emulated devices again, QEMU is a new one.
+    Unplug,
     /// New domain, processors captured: map shared info.
     MapSharedInfo,
     /// New domain, processors captured: empty the grant frames and map as many as there were.
@@ -29,8 +31,6 @@ pub enum Step {
     SetUpEvents,
     /// Let the processors go. In a new domain each registers its `vcpu_info` on its way, if it has one of its own.
     ReleaseProcessors,
-    /// New domain: unplug the emulated devices again, QEMU is a new one.
-    Unplug,
     /// New domain: store ring and event channel from the HVM parameters, watches again, unanswered requests again.
     ReconnectStore,
     /// Cancelled, or failed before the hypercall: let the store's requests go on.
@@ -117,19 +117,19 @@ impl Suspend {
             }
             Step::Hypercall => {
                 self.new_domain = done;
-                if done { Step::MapSharedInfo } else { Step::ReleaseProcessors }
+                if done { Step::Unplug } else { Step::ReleaseProcessors }
             }
+            Step::Unplug => Step::MapSharedInfo,
             Step::MapSharedInfo => Step::MapGrantTable,
             Step::MapGrantTable => Step::SetUpEvents,
             Step::SetUpEvents => Step::ReleaseProcessors,
             Step::ReleaseProcessors => {
                 if self.new_domain {
-                    Step::Unplug
+                    Step::ReconnectStore
                 } else {
                     self.back()
                 }
             }
-            Step::Unplug => Step::ReconnectStore,
             Step::ReconnectStore => Step::ResumeDevices { cancelled: false },
             Step::ThawStore => {
                 self.store_frozen = false;
@@ -181,11 +181,11 @@ mod tests {
             FreezeStore,
             CaptureProcessors,
             Hypercall,
+            Unplug,
             MapSharedInfo,
             MapGrantTable,
             SetUpEvents,
             ReleaseProcessors,
-            Unplug,
             ReconnectStore,
             ResumeDevices { cancelled: false },
             Republish,
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_failure_in_the_new_domain_still_releases_and_resumes() {
-        for at in [Step::MapSharedInfo, Step::MapGrantTable, Step::SetUpEvents, Step::ReconnectStore] {
+        for at in [Step::Unplug, Step::MapSharedInfo, Step::MapGrantTable, Step::SetUpEvents, Step::ReconnectStore] {
             let steps = run(Some(at), Outcome::Failed);
             assert!(steps.contains(&Step::ReleaseProcessors));
             assert!(steps.contains(&Step::ResumeDevices { cancelled: false }));

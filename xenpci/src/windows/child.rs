@@ -125,6 +125,11 @@ impl Child {
         }
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &DeviceName {
+        &self.name
+    }
+
     /// The connection to Xen.
     pub(crate) fn platform(&self) -> &Platform {
         &self.platform
@@ -241,7 +246,8 @@ impl Child {
                 Ok(watch)
             }
             Err(status) => {
-                this.unwatch(&watch);
+                // No waiting for a callback: the caller may hold what one of another watch is waiting for.
+                this.forget(&watch);
                 Err(status)
             }
         }
@@ -249,9 +255,13 @@ impl Child {
 
     /// Ends a watch. No callback runs after it returned, unless it is called from that callback.
     pub(crate) fn unwatch(&self, watch: &Shared<Watch>) {
+        self.forget(watch);
+        self.wait_for_callback();
+    }
+
+    fn forget(&self, watch: &Shared<Watch>) {
         self.watches.lock().retain(|known| !Shared::same(known, watch));
         self.end(watch);
-        self.wait_for_callback();
     }
 
     fn end(&self, watch: &Watch) {

@@ -6,7 +6,7 @@
 
 use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 use core::{
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use wdm::{
     interrupt::Interrupt,
     memory::{Shared, try_box, try_push, try_vec},
     resource::InterruptResource,
-    spinlock::{SpinGuard, SpinLock},
+    spinlock::SpinLock,
     status::{Result, Status},
     time,
     timer::Timer,
@@ -43,11 +43,12 @@ use super::{
     shared::{Frame, FrameSource, RamPage},
 };
 use crate::core::{
-    event::{Fifo, FifoQueues, PortError, PortTable, Throttle, TwoLevel, Unmask, take_upcall},
+    event::{Fifo, FifoQueues, Throttle, TwoLevel, Unmask, take_upcall},
     hypercall::{
         event_alloc_unbound, event_bind_vcpu, event_close, event_expand_array, event_init_control, event_reset,
         event_send, event_unmask, insist, register_vcpu_info, set_param, set_upcall_vector,
     },
+    ports::{PortError, PortTable},
 };
 
 /// Callbacks that one DPC runs at most before it queues itself again.
@@ -59,6 +60,8 @@ type Handler = Box<dyn Fn() -> EventOutcome + Send + Sync>;
 /// An open event channel.
 pub(crate) struct Channel {
     port: AtomicU32,
+    /// Migrations before the port was made.
+    generation: AtomicU32,
     /// Index of the processor that its upcalls come to.
     cpu: AtomicU32,
     handler: Handler,
@@ -78,6 +81,26 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
+    /// A channel without a port.
+    fn create<F>(cpu: usize, handler: F) -> Result<Shared<Self>>
+    where
+        F: Fn() -> EventOutcome + Send + Sync + 'static,
+    {
+        Shared::new(Self {
+            port: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+            cpu: AtomicU32::new(cpu as u32),
+            handler: try_box(handler)?,
+            throttle: SpinLock::new(Throttle::new()),
+            queued: AtomicBool::new(false),
+            running: AtomicBool::new(false),
+            again: AtomicBool::new(false),
+            unmask_at: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            void: AtomicBool::new(false),
+        })
+    }
+
     /// The port; 0 once it is void. Any IRQL.
     pub(crate) fn port(&self) -> Port {
         if self.void.load(Ordering::Acquire) { 0 } else { self.port.load(Ordering::Relaxed) }
@@ -89,6 +112,8 @@ struct Cpu {
     vcpu: u32,
     vcpu_info: SharedRegion,
     queues: Option<SpinLock<FifoQueues>>,
+    /// The queues are a new domain's: what was next in the old one is forgotten before the next scan.
+    restart: AtomicBool,
     /// FIFO: the control block. vCPUs from 32 on: their `vcpu_info`, too.
     pages: Vec<RamPage>,
     run: SpinLock<VecDeque<Shared<Channel>>>,
@@ -135,6 +160,13 @@ pub(crate) struct Events {
     timer_due: AtomicU64,
     /// Between freezing and resuming: no DPC touches anything.
     frozen: AtomicBool,
+    /// Migrations so far.
+    generation: AtomicU32,
+    /// Whose turn it is to be given a channel.
+    next_cpu: AtomicUsize,
+    /// Shared info is not where it was, or Xen does not know where events go: nothing is touched any more. For good,
+    /// since only another migration could mend it, and none can be done without events.
+    broken: Shared<AtomicBool>,
 }
 
 /// Shared info in its frame, given back when it is dropped.
@@ -152,7 +184,10 @@ impl SharedInfo {
 
     /// Has Xen put the page in its place. IRQL <= IPI_LEVEL.
     fn map(&self) -> Result {
-        self.frame.as_ref().ok_or(Status::DEVICE_NOT_READY)?.fill(self.gate, SPACE_SHARED_INFO, 0)
+        self.frame.as_ref().ok_or(Status::DEVICE_NOT_READY)?.fill(self.gate, SPACE_SHARED_INFO, 0).map_err(|error| {
+            wdm::error!("shared info cannot be mapped: {error}");
+            Status::INSUFFICIENT_RESOURCES
+        })
     }
 
     fn region(&self) -> Result<SharedRegion> {
@@ -209,6 +244,9 @@ impl Events {
             timer: SpinLock::new(None),
             timer_due: AtomicU64::new(0),
             frozen: AtomicBool::new(false),
+            generation: AtomicU32::new(0),
+            next_cpu: AtomicUsize::new(0),
+            broken: Shared::new(AtomicBool::new(false))?,
         })?;
         let mut dpcs = try_vec(vcpus.len())?;
         for index in 0..vcpus.len() {
@@ -240,6 +278,7 @@ impl Events {
                 wdm::info!("no upcall vectors ({status}): interrupt line {}", line.raw_vector);
                 self.connect_line(pdo, line, &mut wiring)?;
                 wiring.delivery = Delivery::Line;
+                self.gather();
             }
             (Err(status), None) => {
                 wdm::error!("neither upcall vectors ({status}) nor an interrupt line");
@@ -252,13 +291,26 @@ impl Events {
             (_, Some(&vector)) => callback_vector(vector),
             _ => return Err(Status::DEVICE_CONFIGURATION_ERROR),
         };
-        set_param(&self.gate, PARAM_CALLBACK_IRQ, wiring.callback).map_err(|error| {
+        insist(|| set_param(&self.gate, PARAM_CALLBACK_IRQ, wiring.callback)).map_err(|error| {
             wdm::error!("HVM_PARAM_CALLBACK_IRQ = {:#x}: {error}", wiring.callback);
-            Status::UNSUCCESSFUL
+            Status::NOT_SUPPORTED
         })?;
         wdm::info!("upcalls by {:?}, callback {:#x}", wiring.delivery, wiring.callback);
         self.kick();
         Ok(())
+    }
+
+    /// Moves every channel to the processor that the line is for: the device may have had vectors before a stop.
+    fn gather(&self) {
+        let index = self.line_cpu();
+        let table = self.table.lock();
+        for (port, channel) in table.iter() {
+            if channel.cpu.swap(index as u32, Ordering::Relaxed) != index as u32
+                && let Err(error) = event_bind_vcpu(&self.gate, port, self.cpus[index].vcpu)
+            {
+                warning!("EVTCHNOP_bind_vcpu of port {port}: {error}");
+            }
+        }
     }
 
     fn connect_vectors(&self, pdo: DeviceObject, resources: &[InterruptResource], wiring: &mut Wiring) -> Result {
@@ -273,17 +325,23 @@ impl Events {
                 })
                 .ok_or(Status::NOT_FOUND)?;
             let vector = u8::try_from(resource.vector).map_err(|_| Status::DEVICE_CONFIGURATION_ERROR)?;
-            let (vcpu_info, dpc) = (cpu.vcpu_info, self.dpc(index)?);
+            let (vcpu_info, dpc, broken) = (cpu.vcpu_info, self.dpc(index)?, self.broken.clone());
             let interrupt = Interrupt::connect(pdo, resource, move || {
-                take_upcall(&vcpu_info);
-                dpc.queue();
+                if !broken.load(Ordering::Acquire) {
+                    take_upcall(&vcpu_info);
+                    dpc.queue();
+                }
                 true
             })?;
             interrupts.push(interrupt);
             vectors.push(vector);
         }
-        for (cpu, &vector) in self.cpus.iter().zip(&vectors) {
-            if let Err(error) = set_upcall_vector(&self.gate, cpu.vcpu, vector) {
+        // vCPU 0 comes last: Xen takes no vector back, and the line is for a vCPU 0 that has none.
+        let line = self.line_cpu();
+        let order = (0..self.cpus.len()).filter(|index| *index != line).chain([line]);
+        for index in order {
+            let (cpu, vector) = (&self.cpus[index], vectors[index]);
+            if let Err(error) = insist(|| set_upcall_vector(&self.gate, cpu.vcpu, vector)) {
                 wdm::info!("no upcall vector for vCPU {}: {error}", cpu.vcpu);
                 self.clear_vectors();
                 return Err(Status::NOT_SUPPORTED);
@@ -295,10 +353,10 @@ impl Events {
 
     fn connect_line(&self, pdo: DeviceObject, resource: &InterruptResource, wiring: &mut Wiring) -> Result {
         let index = self.line_cpu();
-        let (vcpu_info, dpc) = (self.cpus[index].vcpu_info, self.dpc(index)?);
+        let (vcpu_info, dpc, broken) = (self.cpus[index].vcpu_info, self.dpc(index)?, self.broken.clone());
         let interrupt = Interrupt::connect(pdo, resource, move || {
             // The line falls when Xen sees the byte cleared. A line may be shared: the byte says whose it is.
-            let ours = take_upcall(&vcpu_info);
+            let ours = !broken.load(Ordering::Acquire) && take_upcall(&vcpu_info);
             if ours {
                 dpc.queue();
             }
@@ -355,11 +413,16 @@ impl Events {
 
     /// A processor's DPC. IRQL = DISPATCH_LEVEL.
     fn run(&self, index: usize) {
-        let Some(cpu) = self.cpus.get(index).filter(|_| !self.frozen.load(Ordering::Acquire)) else { return };
+        let idle = self.frozen.load(Ordering::Acquire) || self.is_broken();
+        let Some(cpu) = self.cpus.get(index).filter(|_| !idle) else { return };
         // What Xen has set since the interrupt is found by this very scan.
         take_upcall(&cpu.vcpu_info);
         if let (Some(fifo), Some(queues)) = (&self.fifo, &cpu.queues) {
-            queues.lock().scan(fifo, |port| self.found(index, port));
+            let mut queues = queues.lock();
+            if cpu.restart.swap(false, Ordering::AcqRel) {
+                queues.restart();
+            }
+            queues.scan(fifo, |port| self.found(index, port));
         } else {
             let start = cpu.start.fetch_add(1, Ordering::Relaxed);
             self.two_level.scan(&cpu.vcpu_info, start, |port| self.found(index, port));
@@ -448,7 +511,15 @@ impl Events {
         }
     }
 
+    /// Whether events are gone for good. Any IRQL.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
     fn mask(&self, port: Port) {
+        if self.is_broken() {
+            return;
+        }
         match &self.fifo {
             Some(fifo) => fifo.mask(port),
             None => self.two_level.mask(port),
@@ -458,7 +529,7 @@ impl Events {
     /// Lets the next event through. IRQL <= DISPATCH_LEVEL.
     fn unmask(&self, channel: &Channel) {
         let port = channel.port();
-        if port == 0 || channel.closed.load(Ordering::Acquire) {
+        if port == 0 || channel.closed.load(Ordering::Acquire) || self.is_broken() {
             return;
         }
         let left = match &self.fifo {
@@ -515,50 +586,86 @@ impl Events {
         }
     }
 
-    /// Makes a channel that domain `remote` may bind to.
+    /// Makes a channel that domain `remote` may bind to. Where every processor has a vector, channels go to one after the
+    /// other, so that several devices keep several processors busy.
     pub(crate) fn open<F>(&self, remote: DomId, handler: F) -> Result<Shared<Channel>>
     where
         F: Fn() -> EventOutcome + Send + Sync + 'static,
     {
-        let port = event_alloc_unbound(&self.gate, remote).map_err(|error| {
-            warning!("EVTCHNOP_alloc_unbound for domain {remote}: {error}");
-            Status::INSUFFICIENT_RESOURCES
-        })?;
-        self.adopt(port, handler).inspect_err(|_| {
-            // An error leaves a port that nobody uses; there is nothing else to do about it.
-            let _ = event_close(&self.gate, port);
-        })
+        let channel = Channel::create(self.line_cpu(), handler)?;
+        loop {
+            let generation = self.generation();
+            let port = event_alloc_unbound(&self.gate, remote).map_err(|error| {
+                warning!("EVTCHNOP_alloc_unbound for domain {remote}: {error}");
+                Status::INSUFFICIENT_RESOURCES
+            })?;
+            if let Some(cpu) = self.next_cpu()
+                && event_bind_vcpu(&self.gate, port, self.cpus[cpu].vcpu).is_ok()
+            {
+                channel.cpu.store(cpu as u32, Ordering::Relaxed);
+            }
+            match self.register(&channel, port, generation) {
+                Ok(()) => return Ok(channel),
+                // The port went with the old domain. Migrations take longer than this: it does not go on for ever.
+                Err(Status::RETRY) => {}
+                Err(status) => {
+                    if self.generation() == generation {
+                        // An error leaves a port that nobody uses; there is nothing else to do about it.
+                        let _ = event_close(&self.gate, port);
+                    }
+                    return Err(status);
+                }
+            }
+        }
+    }
+
+    /// The processor for the next channel, if there is a choice.
+    fn next_cpu(&self) -> Option<usize> {
+        let by_vector = self.wiring.lock().delivery == Delivery::Vectors;
+        by_vector.then(|| self.next_cpu.fetch_add(1, Ordering::Relaxed) % self.cpus.len())
+    }
+
+    /// Migrations so far: to be read before a port is made or looked up, for [`Events::adopt`]. Any IRQL.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Handles a port that is open already: the store's.
-    pub(crate) fn adopt<F>(&self, port: Port, handler: F) -> Result<Shared<Channel>>
+    ///
+    /// # Errors
+    /// [`Status::RETRY`]: there was a migration since `generation` was read.
+    pub(crate) fn adopt<F>(&self, port: Port, generation: u32, handler: F) -> Result<Shared<Channel>>
     where
         F: Fn() -> EventOutcome + Send + Sync + 'static,
     {
+        let channel = Channel::create(self.line_cpu(), handler)?;
+        self.register(&channel, port, generation)?;
+        Ok(channel)
+    }
+
+    /// Lets events of a port through to a channel.
+    fn register(&self, channel: &Shared<Channel>, port: Port, generation: u32) -> Result {
+        if self.is_broken() {
+            return Err(Status::NOT_SUPPORTED);
+        }
         self.make_word(port)?;
-        let channel = Shared::new(Channel {
-            port: AtomicU32::new(port),
-            cpu: AtomicU32::new(self.line_cpu() as u32),
-            handler: try_box(handler)?,
-            throttle: SpinLock::new(Throttle::new()),
-            queued: AtomicBool::new(false),
-            running: AtomicBool::new(false),
-            again: AtomicBool::new(false),
-            unmask_at: AtomicU64::new(0),
-            closed: AtomicBool::new(false),
-            void: AtomicBool::new(false),
-        })?;
+        channel.port.store(port, Ordering::Relaxed);
+        channel.generation.store(generation, Ordering::Relaxed);
         let open = self.table.lock().iter().count() + 1;
         for cpu in &self.cpus {
             // Closed channels may still be on a list until its DPC has run.
             cpu.run.lock().try_reserve(2 * open + BUDGET).map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
         }
-        self.table.lock().insert(port, channel.clone()).map_err(|error| match error {
+        let void = self.table.lock().insert(port, generation, channel.clone()).map_err(|error| match error {
             PortError::NoMemory => Status::INSUFFICIENT_RESOURCES,
+            PortError::Stale => Status::RETRY,
             PortError::BadPort | PortError::Taken => Status::DEVICE_PROTOCOL_ERROR,
         })?;
-        self.unmask(&channel);
-        Ok(channel)
+        if let Some(void) = void {
+            void.void.store(true, Ordering::Release);
+        }
+        self.unmask(channel);
+        Ok(())
     }
 
     /// Sees to it that a port has its FIFO event word.
@@ -589,14 +696,16 @@ impl Events {
             return 0;
         }
         let port = channel.port();
-        if port != 0 {
+        // In a new domain the number may be another's.
+        let mut ours = port != 0 && channel.generation.load(Ordering::Relaxed) == self.generation();
+        if ours {
             self.mask(port);
-            let handler = self.table.lock().remove(port);
-            drop(handler);
+            let handler = self.table.lock().remove(port, |known| Shared::same(known, channel));
+            ours = handler.is_some();
         }
         // A DPC that found the channel before it was closed is through after this.
         dpc::flush();
-        port
+        if ours { port } else { 0 }
     }
 
     /// Closes a channel. No callback runs after it returned. PASSIVE_LEVEL.
@@ -653,7 +762,8 @@ impl Events {
 
     /// Puts shared info in its place in a new domain. While frozen. IRQL <= IPI_LEVEL.
     pub(crate) fn map_shared_info(&self) -> Result {
-        self.shared_info.map()?;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.shared_info.map().inspect_err(|_| self.broken.store(true, Ordering::Release))?;
         self.two_level.mask_all();
         Ok(())
     }
@@ -664,21 +774,22 @@ impl Events {
         self.cpus.get(index as usize).map_or(Ok(()), |cpu| cpu.register_vcpu_info(self.gate))
     }
 
-    /// Takes what [`Events::set_up`] needs, so that it may run where no lock can be taken. PASSIVE_LEVEL; afterwards
-    /// IRQL = DISPATCH_LEVEL until the result is dropped.
-    pub(crate) fn hold(&self) -> Result<Held<'_>> {
-        let (wiring, array) = (self.wiring.lock(), self.array.lock());
-        let mut queues = try_vec(self.cpus.len())?;
-        queues.extend(self.cpus.iter().filter_map(|cpu| cpu.queues.as_ref()).map(SpinLock::lock));
-        Ok(Held { queues, array, wiring })
+    /// Takes what [`Events::set_up`] needs, so that it may run where no lock can be taken. PASSIVE_LEVEL.
+    pub(crate) fn hold(&self) -> Held<'_> {
+        Held { wiring: self.wiring.lock(), array: self.array.lock() }
     }
 
     /// Control blocks, event words, upcall vectors and the callback in a new domain. While frozen. IRQL <= IPI_LEVEL.
-    pub(crate) fn set_up(&self, held: &mut Held<'_>) -> Result {
+    pub(crate) fn set_up(&self, held: &Held<'_>) -> Result {
+        self.set_up_all(held).inspect_err(|_| self.broken.store(true, Ordering::Release))
+    }
+
+    fn set_up_all(&self, held: &Held<'_>) -> Result {
         if self.fifo.is_some() {
-            for (cpu, queues) in self.cpus.iter().zip(held.queues.iter_mut()) {
+            for cpu in &self.cpus {
                 let control = cpu.pages.first().ok_or(Status::DEVICE_NOT_READY)?;
-                **queues = FifoQueues::new(control.region().ok_or(Status::DEVICE_NOT_READY)?);
+                FifoQueues::clear(&control.region().ok_or(Status::DEVICE_NOT_READY)?);
+                cpu.restart.store(true, Ordering::Release);
                 insist(|| event_init_control(&self.gate, control.gfn(), cpu.vcpu)).map_err(|error| {
                     wdm::error!("EVTCHNOP_init_control for vCPU {}: {error}", cpu.vcpu);
                     Status::UNSUCCESSFUL
@@ -709,9 +820,14 @@ impl Events {
 
     /// Every channel of the old domain is void: its owner may still close it. PASSIVE_LEVEL.
     pub(crate) fn forget_all(&self) {
-        // Dropped without the lock: what a handler holds may not be given up at DISPATCH_LEVEL.
-        let old = core::mem::take(&mut *self.table.lock());
-        for (_, channel) in old.iter() {
+        self.forget_older(self.generation());
+    }
+
+    fn forget_older(&self, generation: u32) {
+        loop {
+            // Dropped without the lock: what a handler holds may not be given up at DISPATCH_LEVEL.
+            let old = self.table.lock().take_older(generation);
+            let Some(channel) = old else { return };
             channel.void.store(true, Ordering::Release);
         }
     }
@@ -728,7 +844,7 @@ impl Events {
         drop(timer);
         let dpcs = core::mem::take(&mut *self.dpcs.lock());
         drop(dpcs);
-        self.forget_all();
+        self.forget_older(self.generation().wrapping_add(1));
         for cpu in &self.cpus {
             let left = core::mem::take(&mut *cpu.run.lock());
             drop(left);
@@ -738,16 +854,8 @@ impl Events {
 
 /// See [`Events::hold`].
 pub(crate) struct Held<'a> {
-    queues: Vec<SpinGuard<'a, FifoQueues>>,
     array: MutexGuard<'a, Vec<RamPage>>,
     wiring: MutexGuard<'a, Wiring>,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        // In the reverse order of taking, so that the IRQL comes back step by step. The two mutexes follow.
-        while self.queues.pop().is_some() {}
-    }
 }
 
 impl Drop for Events {
@@ -785,6 +893,7 @@ impl Cpu {
             vcpu,
             vcpu_info,
             queues: Some(SpinLock::new(FifoQueues::new(region))),
+            restart: AtomicBool::new(false),
             pages,
             run: SpinLock::new(VecDeque::new()),
             start: AtomicU32::new(0),
@@ -799,7 +908,7 @@ impl Cpu {
         let Some(page) = self.pages.iter().find(|page| page.keeps_vcpu_info()) else { return Ok(()) };
         insist(|| register_vcpu_info(&gate, self.vcpu, page.gfn(), 0)).map_err(|error| {
             wdm::error!("VCPUOP_register_vcpu_info of vCPU {}: {error}", self.vcpu);
-            Status::UNSUCCESSFUL
+            Status::NOT_SUPPORTED
         })
     }
 }

@@ -8,6 +8,7 @@ use wdm::{
     device::{self, DeviceKind, DeviceObject, NewDevice, OwnDevice, Relations},
     driver::DriverObject,
     event::Mutex,
+    file::DeviceInterface,
     irp::{Dispatched, Irp, major},
     log,
     memory::{Shared, try_push, try_vec},
@@ -19,16 +20,23 @@ use wdm::{
     spinlock::SpinLock,
     status::{Result, Status},
 };
-use xen_abi::{cpuid::Registers, errno::Errno};
+use xen_abi::{
+    cpuid::Registers,
+    detect::{self, Cpuid},
+    errno::Errno,
+};
+
+use xenbus::control::INTERFACE_CLASS;
 
 use super::{
-    Node, Settings, not_openable,
+    Node, Settings,
+    control::Handle,
     pdo::Pdo,
     platform::{Platform, Started, store_status},
+    store::Store,
     suspend::BusThreads,
 };
 use crate::core::{
-    detect::{self, Cpuid},
     enumerate::{DeviceName, Listing},
     store::{self, NO_TRANSACTION, StoreError},
 };
@@ -115,8 +123,16 @@ pub(crate) struct Fdo {
     platform: SpinLock<Option<Shared<Platform>>>,
     children: Mutex<Vec<Entry>>,
     threads: Mutex<Option<BusThreads>>,
+    /// The name for users; none if it could not be registered.
+    interface: Mutex<Option<DeviceInterface>>,
     /// The right to delete the device object.
     own: SpinLock<Option<OwnDevice<Node>>>,
+}
+
+/// What a user's file object refers to. It keeps the store, not the FDO: a handle may be closed late.
+struct Opened {
+    store: Shared<Store>,
+    handle: Shared<Handle>,
 }
 
 /// `AddDevice`: only where Xen is, and not before that is known.
@@ -137,6 +153,8 @@ pub(crate) fn add(driver: DriverObject, pdo: DeviceObject) -> Result {
     let mut new = NewDevice::create::<Node>(driver, DeviceKind::Function)?;
     let remove_lock = RemoveLock::new()?;
     let (started, children, threads) = (Mutex::new(None)?, Mutex::new(try_vec(16)?)?, Mutex::new(None)?);
+    let interface = Mutex::new(None)?;
+    new.buffer_io();
     let lower = new.attach(pdo)?;
     let fdo = Shared::new(Fdo {
         driver,
@@ -151,8 +169,14 @@ pub(crate) fn add(driver: DriverObject, pdo: DeviceObject) -> Result {
         platform: SpinLock::new(None),
         children,
         threads,
+        interface,
         own: SpinLock::new(None),
     })?;
+    match DeviceInterface::register(pdo, &INTERFACE_CLASS) {
+        Ok(interface) => *fdo.interface.lock() = Some(interface),
+        // The devices work without.
+        Err(status) => wdm::warning!("users cannot reach xenstore: {status}"),
+    }
     let own = new.publish(Node::Fdo(fdo.clone()))?;
     *fdo.own.lock() = Some(own);
     Ok(())
@@ -160,6 +184,12 @@ pub(crate) fn add(driver: DriverObject, pdo: DeviceObject) -> Result {
 
 /// Handles an IRP of the FDO. IRQL <= DISPATCH_LEVEL for IRP_MJ_POWER.
 pub(crate) fn dispatch(fdo: &Shared<Fdo>, irp: Irp) -> Dispatched {
+    // A handle is closed whatever became of the device.
+    match irp.major() {
+        major::CLEANUP => return cleanup(irp),
+        major::CLOSE => return close(irp),
+        _ => {}
+    }
     let guard = match fdo.remove_lock.acquire() {
         Ok(guard) => guard,
         Err(status) => return irp.complete(status),
@@ -174,8 +204,58 @@ pub(crate) fn dispatch(fdo: &Shared<Fdo>, irp: Irp) -> Dispatched {
         }
         major::POWER => fdo.power(irp),
         major::SYSTEM_CONTROL => irp.forward(fdo.lower),
-        _ => not_openable(irp),
+        major::CREATE => open(fdo, irp),
+        major::READ => match opened(&irp) {
+            Some(opened) => opened.store.user_read(&opened.handle, irp),
+            None => irp.complete(Status::INVALID_DEVICE_REQUEST),
+        },
+        major::WRITE => match opened(&irp) {
+            Some(opened) => opened.store.user_write(&opened.handle, irp),
+            None => irp.complete(Status::INVALID_DEVICE_REQUEST),
+        },
+        _ => irp.complete(Status::INVALID_DEVICE_REQUEST),
     }
+}
+
+/// `IRP_MJ_CREATE`. Who may come here the INF's security descriptor says.
+fn open(fdo: &Shared<Fdo>, mut irp: Irp) -> Dispatched {
+    if irp.opens_name() {
+        return irp.complete(Status::OBJECT_NAME_NOT_FOUND);
+    }
+    let opened = fdo.platform().ok_or(Status::DEVICE_NOT_READY).and_then(|platform| {
+        let store = platform.store().clone();
+        let handle = store.open()?;
+        Shared::new(Opened { store: store.clone(), handle: handle.clone() }).inspect_err(|_| store.user_close(&handle))
+    });
+    match opened {
+        Ok(opened) => {
+            irp.set_file_context(opened);
+            irp.complete_moved(0)
+        }
+        Err(status) => irp.complete(status),
+    }
+}
+
+/// What a file object refers to.
+fn opened(irp: &Irp) -> Option<Shared<Opened>> {
+    // SAFETY: only `open` gives file objects of this device a context.
+    unsafe { irp.file_context::<Opened>() }
+}
+
+/// `IRP_MJ_CLEANUP`: the last handle is closed.
+fn cleanup(irp: Irp) -> Dispatched {
+    if let Some(opened) = opened(&irp) {
+        opened.store.user_close(&opened.handle);
+    }
+    irp.complete(Status::SUCCESS)
+}
+
+/// `IRP_MJ_CLOSE`: no IRP refers to the file object any more.
+fn close(mut irp: Irp) -> Dispatched {
+    // SAFETY: as in `opened`.
+    let opened = unsafe { irp.take_file_context::<Opened>() };
+    drop(opened);
+    irp.complete(Status::SUCCESS)
 }
 
 fn pnp(fdo: &Shared<Fdo>, mut irp: Irp) -> Dispatched {
@@ -206,6 +286,10 @@ fn pnp(fdo: &Shared<Fdo>, mut irp: Irp) -> Dispatched {
             fdo.pass(irp)
         }
         PnpRequest::SurpriseRemoval => {
+            fdo.enable_interface(false);
+            if let Some(platform) = fdo.platform() {
+                platform.store().remove_users();
+            }
             for entry in fdo.children.lock().iter() {
                 if let Some(pdo) = &entry.pdo {
                     pdo.set_missing();
@@ -274,6 +358,7 @@ fn start(fdo: &Shared<Fdo>, irp: &Irp) -> Result {
             Err(status) => wdm::error!("neither suspend nor hot-plug: {status}"),
         }
     }
+    fdo.enable_interface(true);
     Ok(())
 }
 
@@ -348,6 +433,15 @@ fn compare(fdo: &Shared<Fdo>, listing: &Listing) -> Result<bool> {
 }
 
 impl Fdo {
+    /// Shows the device to users, or hides it.
+    fn enable_interface(&self, enable: bool) {
+        if let Some(interface) = self.interface.lock().as_ref()
+            && let Err(status) = interface.enable(enable)
+        {
+            wdm::debug!("the device interface cannot be changed: {status}");
+        }
+    }
+
     /// The FDO's device object.
     pub(crate) fn object(&self) -> DeviceObject {
         self.object
@@ -425,6 +519,8 @@ impl Fdo {
     }
 
     fn remove(&self, mut irp: Irp) -> Dispatched {
+        let interface = self.interface.lock().take();
+        drop(interface);
         // No suspend and no rescan any more, then no child, then no interrupt, then nothing of Xen's.
         let threads = self.threads.lock().take();
         drop(threads);

@@ -1,13 +1,17 @@
 //! The grant table: [`crate::core::grant`] over mapped frames, growing on demand.
 
 use alloc::{boxed::Box, vec::Vec};
+use core::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use wdm::{
     event::{Mutex, MutexGuard},
     memory::{try_box_zeroed, try_push, try_vec},
     spinlock::{PASSIVE_LEVEL, SpinLock, current_irql},
     status::{Result, Status},
-    warning,
+    time, warning,
 };
 use xen_abi::{DomId, memory::SPACE_GRANT_TABLE};
 
@@ -20,6 +24,9 @@ use crate::core::{
     hypercall::{grant_query_size, grant_set_version_1},
 };
 
+/// How long the table is not grown after that has failed.
+const GROW_PAUSE: Duration = Duration::from_secs(1);
+
 /// The domain's grant table.
 pub(crate) struct Grants {
     gate: Gate,
@@ -27,6 +34,8 @@ pub(crate) struct Grants {
     pool: SpinLock<GrantPool>,
     /// The table's frames in their order. Held while the table grows.
     frames: Mutex<Vec<Frame>>,
+    /// Until when growing is not tried, in microseconds of [`time::monotonic`]; 0: the last time went well.
+    no_growth_until: AtomicU64,
 }
 
 /// What must be held while the table is put in place again: see [`Grants::hold`].
@@ -50,13 +59,31 @@ impl Grants {
             entries: try_box_zeroed()?,
             pool: SpinLock::new(GrantPool::new(max)),
             frames: Mutex::new(try_vec(max.min(64) as usize)?)?,
+            no_growth_until: AtomicU64::new(0),
         };
         grants.grow(source)?;
         Ok(grants)
     }
 
-    /// Adds a frame.
+    /// Adds a frame. After a failure that is not tried again for a while.
     fn grow(&self, source: &FrameSource) -> Result {
+        let now = time::monotonic().as_micros() as u64;
+        let until = self.no_growth_until.load(Ordering::Relaxed);
+        if now < until {
+            return Err(Status::INSUFFICIENT_RESOURCES);
+        }
+        let grown = self.add_frame(source);
+        let pause = if grown.is_ok() { 0 } else { now + GROW_PAUSE.as_micros() as u64 };
+        self.no_growth_until.store(pause, Ordering::Relaxed);
+        match grown {
+            Err(status) if until == 0 => warning!("the grant table cannot grow: {status}"),
+            Ok(()) if until != 0 => wdm::info!("the grant table grows again"),
+            _ => {}
+        }
+        grown
+    }
+
+    fn add_frame(&self, source: &FrameSource) -> Result {
         let gate = self.gate;
         let mut frames = self.frames.lock();
         let index = frames.len();
@@ -65,9 +92,10 @@ impl Grants {
         }
         frames.try_reserve(1).map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
         let frame = source.hole(gate)?;
-        if let Err(status) = frame.fill(gate, SPACE_GRANT_TABLE, index as u64) {
+        if let Err(error) = frame.fill(gate, SPACE_GRANT_TABLE, index as u64) {
+            wdm::debug!("add_to_physmap of grant frame {index}: {error}");
             frame.restore(gate);
-            return Err(status);
+            return Err(Status::INSUFFICIENT_RESOURCES);
         }
         let region = frame.region();
         try_push(&mut frames, frame)?;
@@ -95,12 +123,16 @@ impl Grants {
     /// Gives references back. One that still grants access is lost, and logged. IRQL <= DISPATCH_LEVEL.
     pub(crate) fn release(&self, references: &[u32]) {
         let mut pool = self.pool.lock();
+        let mut lost = 0;
         for &reference in references {
             match pool.release(&self.entries, reference) {
                 Freed::Free => {}
-                Freed::Leaked => warning!("grant {reference} is still in use by the backend: lost"),
+                Freed::Leaked => lost += 1,
                 Freed::NotAllocated => warning!("grant {reference} was given back but not given out"),
             }
+        }
+        if lost != 0 {
+            warning!("{lost} grants are still in use by the backend: lost");
         }
     }
 
@@ -128,7 +160,10 @@ impl Grants {
     pub(crate) fn resume(&self, held: &Held<'_>) -> Result {
         self.entries.set_lost(true);
         for (index, frame) in held.frames.iter().enumerate() {
-            frame.fill(self.gate, SPACE_GRANT_TABLE, index as u64)?;
+            frame.fill(self.gate, SPACE_GRANT_TABLE, index as u64).map_err(|error| {
+                wdm::error!("add_to_physmap of grant frame {index}: {error}; no access is granted any more");
+                Status::INSUFFICIENT_RESOURCES
+            })?;
         }
         self.entries.set_lost(false);
         self.entries.forget_all();
@@ -157,6 +192,7 @@ impl Drop for Grants {
         for frame in self.frames.lock().drain(..).rev() {
             frame.restore(self.gate);
         }
+        wdm::info!("no grant is in use: the table is given back");
     }
 }
 

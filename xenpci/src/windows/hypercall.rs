@@ -2,7 +2,9 @@
 
 use core::arch::asm;
 
-use crate::core::{detect::Instruction, hypercall::Hypercall};
+use xen_abi::detect::Instruction;
+
+use crate::core::hypercall::Hypercall;
 
 /// Makes hypercalls by the instruction that suits the processor's vendor. Only made where Xen was found.
 #[derive(Clone, Copy)]

@@ -20,6 +20,7 @@ use xenbus::interface::{
 
 use super::{
     child::{Child, Watch},
+    emulated,
     events::Channel,
     platform::store_status,
 };
@@ -132,6 +133,8 @@ pub(crate) fn answer(child: &Shared<Child>, query: &InterfaceQuery) -> Result {
         suspend_unregister,
         request_eject,
         report_missing,
+        unplugged: Some(unplugged),
+        report_working: Some(report_working),
     };
     // SAFETY: the table is the one that the GUID names; its reference was taken by `context`.
     unsafe { query.answer(&table) }
@@ -463,6 +466,16 @@ unsafe extern "C" fn suspend_unregister(context: *mut c_void) {
 unsafe extern "C" fn request_eject(context: *mut c_void) {
     // SAFETY: the caller's table is alive.
     unsafe { child_of(context) }.request_eject();
+}
+
+unsafe extern "C" fn unplugged(context: *mut c_void) -> u32 {
+    // SAFETY: the caller's table is alive.
+    unsafe { child_of(context) }.platform().unplugged().bits().into()
+}
+
+unsafe extern "C" fn report_working(context: *mut c_void) {
+    // SAFETY: the caller's table is alive.
+    emulated::note_working(unsafe { child_of(context) }.name());
 }
 
 unsafe extern "C" fn report_missing(context: *mut c_void) {

@@ -6,8 +6,12 @@
 //!   PDO as long as the frontend's driver has a reference on the interface.
 //! - [`interface`] is the C table over a child: the only `unsafe` besides [`shared`], which maps frames, and
 //!   [`hypercall`].
+//! - [`control`] is the device interface for users, with one session of [`crate::core::control`] a handle.
+//! - [`emulated`] is about the devices that the paravirtual ones stand for.
 
 mod child;
+mod control;
+mod emulated;
 mod events;
 mod fdo;
 mod grants;
@@ -111,7 +115,7 @@ impl Device for Node {
     }
 }
 
-/// `IRP_MJ_CREATE` and its kin: neither kind of device can be opened.
+/// `IRP_MJ_CREATE` and its kin: frontends cannot be opened.
 fn not_openable(irp: Irp) -> Dispatched {
     irp.complete(Status::INVALID_DEVICE_REQUEST)
 }

@@ -10,9 +10,10 @@ use wdm::{
 };
 
 use super::{
-    Settings, events::Events, fdo::Processor, grants::Grants, hypercall::Gate, shared::FrameSource, store::Store,
+    Settings, emulated, events::Events, fdo::Processor, grants::Grants, hypercall::Gate, shared::FrameSource,
+    store::Store,
 };
-use crate::core::detect;
+use xen_abi::{detect, unplug::Unplug};
 
 /// Everything that children use. Lives as long as the platform device or any child's interface.
 pub(crate) struct Platform {
@@ -20,6 +21,7 @@ pub(crate) struct Platform {
     store: Shared<Store>,
     grants: Grants,
     events: Shared<Events>,
+    unplugged: Unplug,
     /// Last: frames of the others may lie in it.
     source: FrameSource,
 }
@@ -59,8 +61,9 @@ impl Platform {
         };
         let counts = grants.counts();
         wdm::info!("{} grants, up to {}", counts.total, counts.total + counts.can_grow);
+        let unplugged = emulated::unplugged();
         let (used_store, used_events) = (store.clone(), events.clone());
-        let platform = Shared::new(Self { gate, store, grants, events, source }).inspect_err(|_| {
+        let platform = Shared::new(Self { gate, store, grants, events, unplugged, source }).inspect_err(|_| {
             used_store.stop();
             used_events.stop();
         })?;
@@ -85,6 +88,11 @@ impl Platform {
     /// Takes grant references. IRQL <= DISPATCH_LEVEL.
     pub(crate) fn allocate_grants(&self, references: &mut [u32]) -> Result {
         self.grants.allocate(&self.source, references)
+    }
+
+    /// What was unplugged of the emulated devices in this boot. Any IRQL.
+    pub(crate) fn unplugged(&self) -> Unplug {
+        self.unplugged
     }
 
     /// The event channels.

@@ -3,7 +3,7 @@
 
 use core::{
     ptr::NonNull,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use wdm::{
@@ -12,7 +12,7 @@ use wdm::{
     status::{Result, Status},
     warning,
 };
-use xen_abi::shared::SharedRegion;
+use xen_abi::{errno::Errno, shared::SharedRegion};
 
 use super::hypercall::Gate;
 use crate::core::{
@@ -28,6 +28,8 @@ pub(crate) struct FrameSource {
     /// Pages of the BAR that are taken.
     taken: AtomicUsize,
     prefer_bar: bool,
+    /// It was said that no page can be ballooned.
+    said: AtomicBool,
 }
 
 impl FrameSource {
@@ -41,7 +43,7 @@ impl FrameSource {
                 .inspect_err(|status| warning!("the platform device's memory BAR cannot be mapped: {status}"))
                 .ok()
         });
-        Self { prefer_bar: prefer_bar && bar.is_some(), bar, taken: AtomicUsize::new(0) }
+        Self { prefer_bar: prefer_bar && bar.is_some(), bar, taken: AtomicUsize::new(0), said: AtomicBool::new(false) }
     }
 
     /// A guest frame with nothing behind it.
@@ -50,7 +52,9 @@ impl FrameSource {
             return self.bar_hole().or_else(|_| Frame::ballooned(gate));
         }
         Frame::ballooned(gate).or_else(|status| {
-            warning!("no page can be ballooned ({status}); the memory BAR is used");
+            if !self.said.swap(true, Ordering::Relaxed) {
+                warning!("no page can be ballooned ({status}); the memory BAR is used");
+            }
             self.bar_hole()
         })
     }
@@ -66,7 +70,8 @@ impl FrameSource {
         // SAFETY: the page lies inside the mapping, which lives as long as the platform, as every frame does; it is
         // handed out once.
         let region = unsafe { SharedRegion::new(bar.as_ptr().add(start), PAGE_SIZE) };
-        Ok(Frame { ram: None, gfn: bar.first_frame() + page as u64, region })
+        let gfn = bar.first_frame() + page as u64;
+        Ok(Frame { ram: None, gfn, region, filled: AtomicBool::new(false) })
     }
 }
 
@@ -77,6 +82,8 @@ pub(crate) struct Frame {
     ram: Option<MdlPages>,
     gfn: u64,
     region: SharedRegion,
+    /// A frame of Xen's is there.
+    filled: AtomicBool,
 }
 
 impl Frame {
@@ -89,22 +96,22 @@ impl Frame {
             Ok(1) => {}
             Ok(_) => return Err(Status::INSUFFICIENT_RESOURCES),
             Err(error) => {
-                warning!("decrease_reservation: {error}");
-                return Err(Status::UNSUCCESSFUL);
+                wdm::debug!("decrease_reservation: {error}");
+                return Err(Status::INSUFFICIENT_RESOURCES);
             }
         }
         // SAFETY: the page is mapped until `ram` is dropped, which is after the last use of the frame, and nothing else
         // has a reference to it.
         let region = unsafe { SharedRegion::new(address, PAGE_SIZE) };
-        Ok(Self { ram: Some(ram), gfn, region })
+        Ok(Self { ram: Some(ram), gfn, region, filled: AtomicBool::new(false) })
     }
 
-    /// Has Xen put frame `index` of a space (`xen_abi::memory::SPACE_*`) here. Again after a resume. Any IRQL.
-    pub(crate) fn fill(&self, gate: Gate, space: u32, index: u64) -> Result {
-        insist(|| add_to_physmap(&gate, space, index, self.gfn)).map_err(|error| {
-            wdm::error!("add_to_physmap of space {space} frame {index} at {:#x}: {error}", self.gfn);
-            Status::INSUFFICIENT_RESOURCES
-        })
+    /// Has Xen put frame `index` of a space (`xen_abi::memory::SPACE_*`) here. Again after a resume, when nothing is here
+    /// until this succeeds. Any IRQL.
+    pub(crate) fn fill(&self, gate: Gate, space: u32, index: u64) -> core::result::Result<(), Errno> {
+        let filled = insist(|| add_to_physmap(&gate, space, index, self.gfn));
+        self.filled.store(filled.is_ok(), Ordering::Release);
+        filled
     }
 
     /// The memory.
@@ -114,7 +121,9 @@ impl Frame {
 
     /// Takes Xen's frame away and gives the page back to Windows. Nothing uses the region any more.
     pub(crate) fn restore(mut self, gate: Gate) {
-        if let Err(error) = remove_from_physmap(&gate, self.gfn) {
+        if self.filled.load(Ordering::Acquire)
+            && let Err(error) = remove_from_physmap(&gate, self.gfn)
+        {
             warning!("remove_from_physmap of {:#x}: {error}", self.gfn);
         }
         if let Some(ram) = self.ram.take() {

@@ -1,4 +1,5 @@
-//! xenstore: [`crate::core::store`] with an event channel, bounded waits, and a thread that hands watch events on.
+//! xenstore: [`crate::core::store`] with an event channel, bounded waits, and a thread that hands watch events on. The
+//! users' handles ([`super::control`]) go through it, too.
 
 use alloc::{boxed::Box, vec::Vec};
 use core::{
@@ -8,6 +9,7 @@ use core::{
 
 use wdm::{
     event::{Event, EventKind, Mutex},
+    irp::{Dispatched, Irp},
     memory::{Shared, try_box, try_copy, try_push, try_vec},
     spinlock::SpinLock,
     status::{Result, Status},
@@ -22,6 +24,7 @@ use xen_abi::{
 use xenbus::interface::EventOutcome;
 
 use super::{
+    control::{Control, Handle},
     events::{Channel, Events},
     hypercall::Gate,
     platform::store_status,
@@ -56,7 +59,9 @@ pub(crate) struct Store {
     /// By slot: the answer is there.
     answered: Vec<Event>,
     sinks: Mutex<Vec<(WatchId, Shared<Sink>)>>,
-    /// Watch events wait.
+    /// The users' handles.
+    control: Control,
+    /// Watch events wait, or answers to users' requests.
     fired: Event,
     /// Between freezing and thawing: the ring is not touched.
     paused: AtomicBool,
@@ -79,6 +84,7 @@ impl Store {
             page: Mutex::new(None)?,
             answered,
             sinks: Mutex::new(Vec::new())?,
+            control: Control::new()?,
             fired: Event::new(EventKind::Synchronization, false)?,
             paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -105,6 +111,13 @@ impl Store {
         self.stopping.store(true, Ordering::Release);
         self.fired.set();
         drop(self.thread.lock().take());
+        self.disconnect();
+        self.sinks.lock().clear();
+    }
+
+    /// Ends the connection: every request that waits fails, and every later one.
+    fn disconnect(&self) {
+        self.control.remove();
         let channel = self.channel.lock().take();
         if let Some(channel) = channel {
             // The port is the toolstack's: it stays, for the next driver to find.
@@ -113,11 +126,12 @@ impl Store {
         let _ = self.client.lock().disconnect(|id| self.answer(id));
         let page = self.page.lock().take();
         drop(page);
-        self.sinks.lock().clear();
     }
 
     fn answer(&self, id: RequestId) {
-        if let Some(event) = self.answered.get(id.slot()) {
+        if self.control.is_ready(id) {
+            self.fired.set();
+        } else if let Some(event) = self.answered.get(id.slot()) {
             event.set();
         }
     }
@@ -146,23 +160,38 @@ impl Store {
             }
             Err(error) => {
                 wdm::error!("the connection to xenstored is given up: {error}");
+                // The thread tells the users.
+                self.fired.set();
                 false
             }
         }
     }
 
-    /// The store's thread: hands watch events on.
+    /// The store's thread: hands watch events and the answers to users' requests on.
     fn deliver(&self) {
+        let mut all_closed = true;
         loop {
-            self.fired.wait();
+            if all_closed {
+                self.fired.wait();
+            } else {
+                // What a closed handle left open waits for a free slot, which nothing announces.
+                let _ = self.fired.wait_for(POLL);
+            }
             if self.stopping.load(Ordering::Acquire) {
                 return;
             }
+            if !self.client.lock().is_connected() {
+                self.control.remove();
+            }
+            all_closed = self.control.finish_closing(&self.client);
+            while self.pump() {}
             loop {
                 let (event, odd) = {
                     let mut client = self.client.lock();
                     (client.next_event(), client.take_oddities())
                 };
+                // The answer to a watch came before its first event, and goes to the user before it.
+                self.control.answers(&self.client);
                 if odd != store::Oddities::default() {
                     warning!("xenstored: {odd:?}");
                 }
@@ -171,11 +200,43 @@ impl Store {
                     let sinks = self.sinks.lock();
                     sinks.iter().find(|(id, _)| *id == event.watch).map(|(_, sink)| sink.clone())
                 };
-                if let Some(sink) = sink {
-                    sink(&event.path);
+                match sink {
+                    Some(sink) => sink(&event.path),
+                    None => self.control.fired(event.watch, &event.path),
                 }
             }
         }
+    }
+
+    /// Opens a handle for a user.
+    ///
+    /// # Errors
+    /// See [`Control::open`].
+    pub(crate) fn open(&self) -> Result<Shared<Handle>> {
+        self.control.open()
+    }
+
+    /// A user's IRP_MJ_READ. IRQL <= DISPATCH_LEVEL.
+    pub(crate) fn user_read(&self, handle: &Handle, irp: Irp) -> Dispatched {
+        self.control.read(handle, irp)
+    }
+
+    /// A user's IRP_MJ_WRITE. IRQL <= DISPATCH_LEVEL.
+    pub(crate) fn user_write(&self, handle: &Shared<Handle>, irp: Irp) -> Dispatched {
+        let dispatched = self.control.write(&self.client, handle, irp);
+        while self.pump() {}
+        dispatched
+    }
+
+    /// A user's last handle to a file is closed.
+    pub(crate) fn user_close(&self, handle: &Handle) {
+        self.control.close(handle);
+        self.fired.set();
+    }
+
+    /// The device is gone by surprise: users get no further.
+    pub(crate) fn remove_users(&self) {
+        self.control.remove();
     }
 
     /// Sets a watch. `sink` is called once at once.
@@ -245,6 +306,10 @@ fn connect(store: &Shared<Store>) -> Result {
             Status::NOT_SUPPORTED
         })
     };
+    let generation = store.events.generation();
+    if store.events.is_broken() {
+        return Err(Status::NOT_SUPPORTED);
+    }
     let gfn = parameter(PARAM_STORE_PFN)?;
     let port = u32::try_from(parameter(PARAM_STORE_EVTCHN)?).map_err(|_| Status::DEVICE_PROTOCOL_ERROR)?;
     let mut kept = store.page.lock();
@@ -253,8 +318,9 @@ fn connect(store: &Shared<Store>) -> Result {
         _ => ForeignPage::new(gfn)?,
     };
     let this = store.clone();
-    let channel =
-        store.events.adopt(port, move || if this.pump() { EventOutcome::More } else { EventOutcome::Done })?;
+    let channel = store
+        .events
+        .adopt(port, generation, move || if this.pump() { EventOutcome::More } else { EventOutcome::Done })?;
     store.client.lock().connect(page.region(), |id| store.answer(id));
     let old = store.channel.lock().replace(channel);
     drop(old);
@@ -282,7 +348,11 @@ fn patiently<T>(mut step: impl FnMut() -> Result<T>) -> Result<T> {
 /// In a new domain: connects, and sets every watch again. The guest is deaf for good without, so a lack of memory is
 /// waited out for a while.
 pub(crate) fn reconnect(store: &Shared<Store>) -> Result {
-    patiently(|| connect(store))?;
+    if let Err(status) = patiently(|| connect(store)) {
+        wdm::error!("no connection to xenstore in the new domain ({status}): the devices do not come back");
+        store.disconnect();
+        return Err(status);
+    }
     let mut watches = patiently(|| {
         let client = store.client.lock();
         let count = client.watches().count();

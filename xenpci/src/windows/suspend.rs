@@ -19,6 +19,7 @@ use wdm::{
 };
 
 use super::{
+    emulated,
     fdo::{self, Fdo},
     pdo::Pdo,
     platform::{Platform, store_status},
@@ -191,10 +192,9 @@ fn migrate(fdo: &Fdo, platform: &Shared<Platform>) {
                 publish(platform);
                 Outcome::Done
             }
-            // Nothing was unplugged by this driver, so there is nothing to unplug again. The rest is done while the
-            // processors are captured.
-            Step::Unplug
-            | Step::Hypercall
+            // Done while the processors are captured.
+            Step::Hypercall
+            | Step::Unplug
             | Step::MapSharedInfo
             | Step::MapGrantTable
             | Step::SetUpEvents
@@ -248,13 +248,7 @@ fn resume(pdos: &[Shared<Pdo>], cancelled: bool) {
 /// The steps from the capture of the processors to their release. Everything that they need is held before.
 fn captured(platform: &Platform, machine: &mut Suspend) {
     let grants = platform.grants().hold();
-    let mut events = match platform.events().hold() {
-        Ok(events) => events,
-        Err(status) => {
-            machine.next(outcome(Err(status)));
-            return;
-        }
-    };
+    let events = platform.events().hold();
     let new_domain = AtomicBool::new(false);
     let owner = platform.events().line_cpu() as u32;
     let mut work = || {
@@ -276,9 +270,10 @@ fn captured(platform: &Platform, machine: &mut Suspend) {
                         Err(Status::UNSUCCESSFUL)
                     }
                 },
+                Step::Unplug => emulated::unplug_again(platform.unplugged()),
                 Step::MapSharedInfo => platform.events().map_shared_info(),
                 Step::MapGrantTable => platform.grants().resume(&grants),
-                Step::SetUpEvents => platform.events().set_up(&mut events),
+                Step::SetUpEvents => platform.events().set_up(&events),
                 _ => return,
             };
             last = if done.is_ok() { Outcome::Done } else { Outcome::Failed };
