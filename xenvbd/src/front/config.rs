@@ -4,6 +4,7 @@ use xenbus::{
     client::{Bus, Error, Result, Transaction},
     interface::LogLevel,
     path::Path,
+    store::{Decimal, number},
 };
 
 use super::ring::{Abilities, INDIRECT_SEGMENTS};
@@ -11,6 +12,11 @@ use crate::scsi::Discard;
 
 /// Most pages of a ring.
 pub const MAX_RING_PAGES: usize = 16;
+
+/// Order of pages beyond which a ring's size makes no sense: 256 MiB.
+const LARGEST_ORDER: u64 = 16;
+/// Bits of `info` that the protocol knows: `VDISK_CDROM`, `VDISK_REMOVABLE`, `VDISK_READONLY`.
+const INFO_BITS: u64 = 1 | 2 | 4;
 
 /// How a flush is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,42 +66,6 @@ pub struct Parameters {
     pub abilities: Abilities,
 }
 
-/// A number in the store; None where there is none, or where it is none (which is logged).
-///
-/// # Errors
-/// The store's, other than that the node is missing.
-pub fn number<B: Bus>(bus: &B, directory: &Path, key: &str) -> Result<Option<u64>> {
-    let path = directory.join(key).map_err(|_| Error::Protocol)?;
-    let mut buf = [0; 32];
-    let len = match bus.read(Transaction::NONE, path.as_bytes(), &mut buf) {
-        Ok(len) => len,
-        Err(Error::NotFound) => return Ok(None),
-        Err(Error::TooSmall) => {
-            bus.log(LogLevel::Warning, format_args!("{key}: too long for a number, ignored"));
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    let text = buf.get(..len).unwrap_or(&[]);
-    let value = decimal(text);
-    if value.is_none() {
-        bus.log(LogLevel::Warning, format_args!("{key}: not a number, ignored"));
-    }
-    Ok(value)
-}
-
-/// A decimal number, and nothing else but spaces around it and a NUL behind it.
-pub fn decimal(text: &[u8]) -> Option<u64> {
-    let text = text.strip_suffix(&[0]).unwrap_or(text).trim_ascii();
-    if text.is_empty() {
-        return None;
-    }
-    text.iter().try_fold(0_u64, |value, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        value.checked_mul(10)?.checked_add(digit)
-    })
-}
-
 /// Reads which ring the backend takes, at most `most` pages.
 ///
 /// # Errors
@@ -105,37 +75,18 @@ pub fn ring_offer<B: Bus>(bus: &B, backend: &Path, most: usize) -> Result<RingOf
         let pages = usize::try_from(pages).unwrap_or(MAX_RING_PAGES).clamp(1, most.clamp(1, MAX_RING_PAGES));
         1 << pages.ilog2()
     };
+    let absurd = |key: &str, value: u64| bus.log(LogLevel::Warning, format_args!("{key} = {value}: absurd, bounded"));
     if let Some(order) = number(bus, backend, "max-ring-page-order")? {
-        return Ok(RingOffer { pages: floor(1 << order.min(16)), spelling: Spelling::Order });
+        if order > LARGEST_ORDER {
+            absurd("max-ring-page-order", order);
+        }
+        return Ok(RingOffer { pages: floor(1 << order.min(LARGEST_ORDER)), spelling: Spelling::Order });
     }
     let pages = number(bus, backend, "max-ring-pages")?.unwrap_or(1);
+    if pages == 0 || pages > 1 << LARGEST_ORDER {
+        absurd("max-ring-pages", pages);
+    }
     Ok(RingOffer { pages: floor(pages), spelling: Spelling::Pages })
-}
-
-/// Text of a decimal number.
-struct Decimal {
-    digits: [u8; 20],
-    start: usize,
-}
-
-impl Decimal {
-    fn new(mut value: u64) -> Self {
-        let mut digits = [0; 20];
-        let mut start = digits.len();
-        for digit in digits.iter_mut().rev() {
-            *digit = b'0' + (value % 10) as u8;
-            start -= 1;
-            value /= 10;
-            if value == 0 {
-                break;
-            }
-        }
-        Self { digits, start }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        self.digits.get(self.start..).unwrap_or(&[])
-    }
 }
 
 const RING_REFS: [&str; MAX_RING_PAGES] = [
@@ -187,43 +138,47 @@ pub fn publish<B: Bus>(bus: &B, refs: &[u32], spelling: Spelling, port: u32) -> 
     })
 }
 
-/// Writes the frontend's state.
-///
-/// # Errors
-/// The store's.
-pub fn write_state<B: Bus>(bus: &B, state: u32) -> Result {
-    bus.write(Transaction::NONE, b"state", Decimal::new(u64::from(state)).as_bytes())
-}
-
 /// Reads what the backend says of itself. None: without it there is no disk (which is logged).
 ///
 /// # Errors
 /// The store's.
 pub fn parameters<B: Bus>(bus: &B, backend: &Path, cdrom: bool) -> Result<Option<Parameters>> {
-    let flag = |key: &str| -> Result<bool> { Ok(number(bus, backend, key)?.unwrap_or(0) == 1) };
+    let flag = |key: &str| -> Result<bool> {
+        let value = number(bus, backend, key)?.unwrap_or(0);
+        if value > 1 {
+            bus.log(LogLevel::Warning, format_args!("{key} = {value}: neither 0 nor 1, taken as 0"));
+        }
+        Ok(value == 1)
+    };
     let info = number(bus, backend, "info")?.unwrap_or(0);
-    // VDISK_CDROM, VDISK_REMOVABLE, VDISK_READONLY.
+    if info & !INFO_BITS != 0 {
+        bus.log(LogLevel::Warning, format_args!("info = {info}: bits that nobody knows, left out"));
+    }
     let cdrom = cdrom || info & 1 != 0;
     let sector_size = match number(bus, backend, "sector-size")?.unwrap_or(512) {
         size @ (512 | 1024 | 2048 | 4096) => size as u32,
         other => {
-            bus.log(LogLevel::Error, format_args!("sector-size {other} is none that a disk has; the disk is refused"));
+            bus.log(LogLevel::Error, format_args!("sector-size = {other}: none that a disk has, the disk is refused"));
             return Ok(None);
         }
     };
     let sector_size = if cdrom { 2048 } else { sector_size };
-    let Some(sectors) = number(bus, backend, "sectors")?.filter(|sectors| *sectors < 1 << 54) else {
-        bus.log(LogLevel::Error, format_args!("sectors: missing, or no size that a disk has; the disk is refused"));
+    let Some(sectors) = number(bus, backend, "sectors")? else {
+        bus.log(LogLevel::Error, format_args!("no sectors: the disk is refused"));
         return Ok(None);
     };
+    if sectors >= 1 << 54 {
+        bus.log(LogLevel::Error, format_args!("sectors = {sectors}: no size that a disk has, the disk is refused"));
+        return Ok(None);
+    }
     let whole = sectors - sectors % u64::from(sector_size / 512);
     if whole != sectors {
-        bus.log(LogLevel::Warning, format_args!("{sectors} sectors are not whole blocks; the last part is left out"));
+        bus.log(LogLevel::Warning, format_args!("sectors = {sectors}: no whole blocks, the last part is left out"));
     }
     let physical = match number(bus, backend, "physical-sector-size")? {
         Some(size) if size.is_power_of_two() && (u64::from(sector_size)..=1 << 20).contains(&size) => size as u32,
         Some(other) => {
-            bus.log(LogLevel::Warning, format_args!("physical-sector-size {other} ignored"));
+            bus.log(LogLevel::Warning, format_args!("physical-sector-size = {other}: ignored"));
             sector_size
         }
         None => sector_size,
@@ -243,6 +198,12 @@ pub fn parameters<B: Bus>(bus: &B, backend: &Path, cdrom: bool) -> Result<Option
         None
     };
     let indirect = number(bus, backend, "feature-max-indirect-segments")?.unwrap_or(0);
+    if indirect > u64::from(u16::MAX) {
+        bus.log(
+            LogLevel::Warning,
+            format_args!("feature-max-indirect-segments = {indirect}: more than a request can have, bounded"),
+        );
+    }
     let indirect = indirect.min(INDIRECT_SEGMENTS as u64) as u16;
     let read_only = read_only || info & 4 != 0 || cdrom;
     Ok(Some(Parameters {
@@ -264,7 +225,7 @@ fn discard<B: Bus>(bus: &B, backend: &Path, sector_size: u32) -> Result<Option<D
     if granularity > u64::from(u32::MAX) || granularity % 512 != 0 || alignment >= granularity || alignment % 512 != 0 {
         bus.log(
             LogLevel::Warning,
-            format_args!("discard of granularity {granularity}, alignment {alignment}: not used"),
+            format_args!("discard-granularity = {granularity}, discard-alignment = {alignment}: discard is not used"),
         );
         return Ok(None);
     }

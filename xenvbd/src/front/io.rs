@@ -67,6 +67,17 @@ impl Io {
         }
     }
 
+    /// Whether its data go through pages of our own.
+    pub(super) fn bounces(&self) -> bool {
+        !self.flushing && (self.bounce && self.kind != Kind::Flush || self.kind == Kind::Verify)
+    }
+
+    /// Whether nothing of it is left to hand out.
+    pub(super) fn all_out(&self) -> bool {
+        let whole = if self.flushing || self.kind == Kind::Flush { 1 } else { self.count };
+        self.issued >= whole
+    }
+
     /// Begins anew: what was handed out is forgotten. A forced write whose data are on the disk but not flushed is
     /// written again, because the cache that held it may be gone.
     pub(super) const fn rewind(&mut self) {
@@ -110,6 +121,8 @@ pub struct Entry<R> {
     pub(super) queued: bool,
     /// The next one in the queue, or in the free list.
     pub(super) next: u16,
+    /// To be issued again, to the next backend.
+    pub(super) redo: bool,
     /// Order of arrival.
     pub(super) arrival: u64,
 }
@@ -117,7 +130,16 @@ pub struct Entry<R> {
 impl<R> Entry<R> {
     /// An empty entry.
     pub const fn new() -> Self {
-        Self { request: None, outstanding: 0, held: 0, queued: false, next: super::ring::NONE, arrival: 0 }
+        Self { request: None, outstanding: 0, held: 0, queued: false, next: super::ring::NONE, redo: false, arrival: 0 }
+    }
+
+    /// Whether its request was carried out, or failed, as far as answers say: nothing of it has to be issued any more.
+    pub(super) fn is_complete(&self) -> bool
+    where
+        R: Request,
+    {
+        let io = self.request.as_ref().map(Request::io);
+        io.is_some_and(|io| io.status != Status::Done || (io.all_out() && (io.flushing || !io.force)))
     }
 }
 

@@ -5,9 +5,11 @@
 //!   be made when nothing is in flight, so the queue moves.
 //! - Nothing is allocated after [`Ring::new`]. Grants come from a stock that [`Ring::attach`] is given.
 //! - A response is copied out and must name a slot that is in flight, with its current sequence number and its
-//!   operation. Anything else breaks the ring: it is not believed any more.
-//! - A buffer page whose grant cannot be ended belongs to the peer as long as that is so: its request is held, and the
-//!   ring is broken. A page of our own is retired instead.
+//!   operation. Anything else breaks the ring: neither responses nor indices are looked at any more, and nothing is
+//!   handed out. No request ends by that. The owner closes the connection, in order, and calls [`Ring::detach`]; what
+//!   was not finished is issued again to the next backend, or fails after [`Ring::give_up`].
+//! - A buffer page whose grant cannot be ended belongs to the peer as long as that is so: its request is held, neither
+//!   finished nor issued again, and the ring is broken. A page of our own is retired instead.
 //! - Parts may be reordered by the backend among themselves and with other requests, as SCSI's simple tasks may be;
 //!   [`Io::ordered`] makes one that is not.
 //!
@@ -15,15 +17,16 @@
 //! (a crash dump) calls [`Ring::take_finished`] in a loop.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use xen_abi::{
     blkif::{self, Blkif, Command, Direction, Segment, Segments},
     ring::{FrontRing, RingError},
-    shared::SharedMemory,
 };
 use xenbus::{
     client::{Bus, Error},
     interface::LogLevel,
+    pages::Memory,
 };
 
 use super::{
@@ -41,14 +44,6 @@ const SECTOR: u32 = 512;
 pub const INDIRECT_SEGMENTS: usize = 256;
 /// Pages of a group of bounce pages, and so the most that a bounced part uses.
 pub const BOUNCE_PAGES: usize = 8;
-
-/// Pages that the peer may be given access to: zeroed, ours for as long as the value lives.
-pub trait Memory: SharedMemory {
-    /// The guest frame number of page `index`.
-    fn frame(&self, index: usize) -> Option<u64>;
-    /// Keeps the pages for ever: the peer may still write them.
-    fn leak(self);
-}
 
 /// A slot's bookkeeping.
 #[derive(Clone, Copy, Debug)]
@@ -231,24 +226,6 @@ pub enum SetupError {
     Memory,
 }
 
-/// Takes as many grant references as `out` has room for, or as there are. How many. PASSIVE_LEVEL, so that the bus may
-/// grow its table; what it can give at a higher IRQL is what happens to be free.
-pub fn take_references<B: Bus>(bus: &B, out: &mut [u32]) -> usize {
-    let room = out.len();
-    let mut filled = 0;
-    let mut step = room;
-    while step > 0 && filled < room {
-        let end = (filled + step).min(room);
-        let taken = out.get_mut(filled..end).is_some_and(|part| bus.grant_alloc(part).is_ok());
-        if taken {
-            filled = end;
-        } else {
-            step /= 2;
-        }
-    }
-    filled
-}
-
 /// Pages and references that a connected ring uses.
 struct Link<M: Memory> {
     ring: FrontRing<Blkif, M>,
@@ -271,6 +248,8 @@ pub struct Ring<R, M: Memory, T> {
     link: Option<Link<M>>,
     handle: u16,
     queue: Queue,
+    /// Requests that wait for bounce pages; those behind them that need none go past them.
+    parked: Queue,
     /// Requests that ended without a response to say so.
     finished: Queue,
     free_entries: u16,
@@ -294,6 +273,10 @@ pub struct Ring<R, M: Memory, T> {
 /// What became of an attempt to hand out the next part.
 enum Step {
     Pushed,
+    /// Pushed, and that was the last.
+    Last,
+    /// There are no bounce pages at the moment.
+    Parked,
     Exhausted,
     /// Nothing is left to hand out.
     AllOut,
@@ -322,6 +305,7 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
             link: None,
             handle,
             queue: Queue::EMPTY,
+            parked: Queue::EMPTY,
             finished: Queue::EMPTY,
             free_entries: NONE,
             free_slots: NONE,
@@ -356,7 +340,7 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
     /// Makes the shared ring in `memory` (1, 2, 4, 8 or 16 pages) and grants it to the backend. The references of its
     /// pages are what goes into the store. Requests wait until [`Ring::start`]. IRQL <= DISPATCH_LEVEL.
     ///
-    /// `references` come from [`take_references`], which may have to grow the bus's table and so runs at PASSIVE_LEVEL,
+    /// `references` come from [`xenbus::pages::take_references`], which may have to grow the bus's table and so runs at PASSIVE_LEVEL,
     /// outside of the lock around the ring. The ring keeps as many as [`Ring::references_wanted`] says and gives the
     /// others back.
     ///
@@ -364,7 +348,8 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
     /// [`SetupError`]; the memory and the references are freed, nothing is granted.
     pub fn attach<B: Bus>(&mut self, bus: &B, memory: M, references: &[u32]) -> Result<(), SetupError> {
         let pages = (memory.size() / PAGE as usize).min(MAX_RING_PAGES);
-        let room = self.tables.stock().len();
+        // There is a place for each page of the stock that the peer may come to keep.
+        let room = self.tables.stock().len().saturating_sub(self.held_used);
         let Some((own, others)) = references.split_at_checked(pages) else {
             Self::free_refs(bus, references);
             return Err(SetupError::NoGrants);
@@ -431,12 +416,18 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
     }
 
     /// Lets go of the backend: every request that is not finished waits, in its order of arrival, for the next
-    /// [`Ring::start`]. Grants that cannot be ended keep their request held. IRQL <= DISPATCH_LEVEL.
+    /// [`Ring::start`]. Grants that cannot be ended keep their request held; it waits for them first. IRQL <=
+    /// DISPATCH_LEVEL.
     pub fn detach<B: Bus>(&mut self, bus: &B) {
         let Some(link) = self.link.take() else { return };
+        for entry in self.tables.entries() {
+            // All its answers came, and it only waits for a page: that is not done twice.
+            let answered = entry.outstanding == 0 && !entry.queued;
+            entry.redo = entry.request.is_some() && !(answered && entry.is_complete());
+        }
         for index in 0..self.tables.slots().len() {
             if self.tables.slots().get(index).is_some_and(|slot| slot.busy) {
-                self.retire(bus, index as u16);
+                self.retire(bus, index as u16, false);
             }
         }
         self.in_flight = 0;
@@ -463,6 +454,14 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         self.stock_size = 0;
         self.requeue();
         self.broken = false;
+        if self.held_used > 0 {
+            let (pages, waiting) =
+                (self.held_used, self.tables.entries().iter().filter(|entry| entry.held > 0).count());
+            bus.log(
+                LogLevel::Warning,
+                format_args!("the backend keeps {pages} pages mapped: {waiting} requests are held until it lets go"),
+            );
+        }
     }
 
     /// Takes a request. Err: no room, the request comes back; try again after a completion. IRQL <= DISPATCH_LEVEL.
@@ -474,12 +473,12 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         let Some(entry) = self.tables.entries().get_mut(usize::from(index)) else { return Err(request) };
         let next = entry.next;
         let arrival = self.arrivals;
-        *entry = Entry { request: Some(request), outstanding: 0, held: 0, queued: false, next: NONE, arrival };
+        *entry = Entry { request: Some(request), arrival, ..Entry::new() };
         self.free_entries = next;
         self.arrivals += 1;
         self.queue.push(&mut self.tables, index);
         let notify = self.pump(bus);
-        Ok(Rearm { notify, more: self.is_over() || self.finished.head().is_some() })
+        Ok(Rearm { notify, more: self.gone || self.finished.head().is_some() })
     }
 
     /// Whether the ring has no room for another request. IRQL <= DISPATCH_LEVEL.
@@ -492,9 +491,19 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         self.tables.entries().iter().all(|entry| entry.request.is_none())
     }
 
-    /// Whether the backend broke the protocol, or keeps a page that it has no right to any more.
+    /// Whether the backend broke the protocol, or keeps a page that it has no right to any more, and the connection is
+    /// still to be closed.
     pub const fn is_broken(&self) -> bool {
         self.broken
+    }
+
+    /// The owner found the backend at fault: as if it had broken the protocol. `why` goes into the log. IRQL <=
+    /// DISPATCH_LEVEL.
+    pub fn distrust<B: Bus>(&mut self, bus: &B, why: fmt::Arguments<'_>) {
+        if !self.broken && self.link.is_some() {
+            bus.log(LogLevel::Error, format_args!("{why}: the backend is not believed any more"));
+            self.broken = true;
+        }
     }
 
     /// Whether some request waits for the peer to let go of its pages.
@@ -507,8 +516,8 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         self.in_flight
     }
 
-    /// The backend is gone for good: every request fails, now and from now on. Requests whose pages the peer may write
-    /// are held.
+    /// The disk is gone for good: every request fails, now and from now on. Requests whose pages the peer may write are
+    /// held.
     pub fn give_up(&mut self) {
         self.gone = true;
     }
@@ -524,7 +533,7 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         if self.held_used > 0 {
             self.retry_held(bus);
         }
-        if self.is_over() {
+        if self.gone {
             return self.take_failed(bus);
         }
         while let Some(index) = self.finished.pop(&mut self.tables) {
@@ -532,24 +541,21 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
                 return Some(finished);
             }
         }
-        while *budget > 0 {
+        while *budget > 0 && !self.broken {
             let link = self.link.as_mut()?;
             let response = match link.ring.take() {
                 Ok(Some(response)) => response,
                 Ok(None) => break,
                 Err(error) => {
                     self.break_ring(bus, error);
-                    return self.take_failed(bus);
+                    return None;
                 }
             };
             *budget -= 1;
             let Some(index) = self.check(&response) else {
-                bus.log(
-                    LogLevel::Error,
-                    format_args!("a response that nothing was waiting for: id {:#x}", response.id),
-                );
-                self.broken = true;
-                return self.take_failed(bus);
+                let blkif::RawResponse { id, operation, .. } = response;
+                self.distrust(bus, format_args!("response id {id:#x}, operation {operation}: no such request is out"));
+                return None;
             };
             if let Some(finished) = self.part_done(bus, index, response.status) {
                 return Some(finished);
@@ -562,31 +568,25 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
     /// `more`: responses came meanwhile, look again. `notify`: tell the backend. IRQL <= DISPATCH_LEVEL.
     pub fn rearm<B: Bus>(&mut self, bus: &B) -> Rearm {
         let notify = self.pump(bus);
-        if self.is_over() {
+        if self.gone || self.broken {
             // What could be failed was taken already, and the peer's indices are not looked at any more.
-            return Rearm { notify, more: false };
+            return Rearm { notify, more: self.finished.head().is_some() };
         }
         let more = match self.link.as_mut().map(|link| link.ring.final_check()) {
             Some(Ok(more)) => more,
             Some(Err(error)) => {
                 self.break_ring(bus, error);
-                true
+                false
             }
             None => false,
         };
         Rearm { notify, more: more || self.finished.head().is_some() }
     }
 
-    /// Whether requests can only fail.
-    const fn is_over(&self) -> bool {
-        self.gone || self.broken
-    }
-
     fn break_ring<B: Bus>(&mut self, bus: &B, error: RingError) {
-        if !self.broken {
-            bus.log(LogLevel::Error, format_args!("{error}: the backend is not believed any more"));
-        }
-        self.broken = true;
+        let (index, taken, asked) = self.link.as_ref().map_or((0, 0, 0), |link| link.ring.refused());
+        let range = format_args!("rsp_prod {index:#x}, not within {taken:#x}..={asked:#x}");
+        self.distrust(bus, format_args!("{error}: {range}"));
     }
 
     /// The slot that a response belongs to. None: it names no slot in flight, or another operation.
@@ -600,19 +600,19 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
     /// A part was answered: its grants are ended, its pages and its slot freed. The request, if that was the last of
     /// it.
     fn part_done<B: Bus>(&mut self, bus: &B, slot: u16, status: i16) -> Option<(R, Status)> {
-        let part = *self.tables.slots().get(usize::from(slot))?;
-        self.retire_with(bus, slot, status == blkif::RSP_OKAY);
+        let Slot { operation, entry, .. } = *self.tables.slots().get(usize::from(slot))?;
+        self.retire(bus, slot, status == blkif::RSP_OKAY);
         self.in_flight = self.in_flight.saturating_sub(1);
         if status == blkif::RSP_EOPNOTSUPP
             && let Some(link) = &mut self.link
         {
-            match part.operation {
+            match operation {
                 // Flush not known after all: a barrier may be.
                 blkif::OP_FLUSH | blkif::OP_WRITE_BARRIER => link.abilities.flush = None,
                 _ => {}
             }
         }
-        let io = self.tables.entries().get_mut(usize::from(part.entry))?.request.as_mut()?.io_mut();
+        let io = self.tables.entries().get_mut(usize::from(entry))?.request.as_mut()?.io_mut();
         if io.status == Status::Done {
             io.status = match status {
                 blkif::RSP_OKAY => Status::Done,
@@ -620,7 +620,7 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
                 _ => Status::Error,
             };
         }
-        self.settle(part.entry)
+        self.settle(entry)
     }
 
     /// Finishes a request of which nothing is out and nothing is left, or sends its flush after it.
@@ -652,48 +652,51 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         Some((request, status))
     }
 
-    /// One request that ends because the backend is broken or gone, and has no page with the peer.
+    /// One request that ends because the disk is gone, and has no page with the peer.
     fn take_failed<B: Bus>(&mut self, bus: &B) -> Option<(R, Status)> {
         for index in 0..self.tables.slots().len() {
             let Some(slot) = self.tables.slots().get(index).filter(|slot| slot.busy) else { continue };
             let owner = usize::from(slot.entry);
-            self.retire_with(bus, index as u16, false);
+            self.retire(bus, index as u16, false);
             if let Some(request) = self.tables.entries().get_mut(owner).and_then(|entry| entry.request.as_mut()) {
                 request.io_mut().status = Status::Gone;
             }
         }
         self.in_flight = 0;
-        while self.queue.pop(&mut self.tables).is_some() {}
-        while self.finished.pop(&mut self.tables).is_some() {}
+        for queue in [&mut self.queue, &mut self.parked, &mut self.finished] {
+            while queue.pop(&mut self.tables).is_some() {}
+        }
         let free = |entry: &Entry<R>| entry.request.is_some() && entry.held == 0;
         let index = self.tables.entries().iter().position(free)?;
-        let (request, status) = self.remove(index as u16)?;
-        let io = request.io();
         // Some have all their answers and only waited for a page to come back.
-        let complete = Self::all_out(io) && (io.flushing || !io.force);
-        let status = if status == Status::Done && !complete { Status::Gone } else { status };
-        Some((request, status))
+        let complete = self.tables.entries().get(index).is_some_and(Entry::is_complete);
+        let (request, status) = self.remove(index as u16)?;
+        Some((request, if complete { status } else { Status::Gone }))
     }
 
     /// Hands out parts while there is room. True: notify the backend.
     fn pump<B: Bus>(&mut self, bus: &B) -> bool {
-        if self.is_over() || !self.link.as_ref().is_some_and(|link| link.running) {
+        if self.gone || self.broken || !self.link.as_ref().is_some_and(|link| link.running) {
             return false;
         }
-        while let Some(index) = self.queue.head() {
+        if self.queue.head().is_none() && self.parked.head().is_none() {
+            // What was pushed before is published.
+            return false;
+        }
+        while let Some(index) = self.next_request() {
             if self.ordered != NONE && self.ordered != index {
                 break;
             }
             match self.next_part(bus, index) {
                 Step::Pushed => {}
-                Step::Exhausted => {
-                    if self.in_flight == 0 {
-                        // Nothing will come back that could be waited for.
-                        bus.log(LogLevel::Error, format_args!("the backend kept everything that I/O needs"));
-                        self.broken = true;
-                    }
-                    break;
+                Step::Last => {
+                    self.queue.pop(&mut self.tables);
                 }
+                Step::Parked => {
+                    self.queue.pop(&mut self.tables);
+                    self.parked.push(&mut self.tables, index);
+                }
+                Step::Exhausted => break,
                 Step::AllOut => {
                     self.queue.pop(&mut self.tables);
                     let idle = |entry: &Entry<R>| entry.outstanding == 0 && entry.held == 0;
@@ -703,24 +706,44 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
                 }
             }
         }
+        let waits = |ring: &Self| ring.queue.head().is_some() || ring.parked.head().is_some();
+        if self.in_flight == 0 && self.held_used == 0 && waits(self) {
+            // Nothing will come back that could be waited for.
+            self.distrust(bus, format_args!("the backend kept everything that I/O needs"));
+        }
         self.link.as_mut().is_some_and(|link| link.ring.publish())
+    }
+
+    /// The request to hand out next: those that waited for bounce pages come first once there are some.
+    fn next_request(&mut self) -> Option<u16> {
+        if self.parked.head().is_some()
+            && self.bounces > 0
+            && let Some(index) = self.parked.pop(&mut self.tables)
+        {
+            self.queue.push_front(&mut self.tables, index);
+        }
+        self.queue.head()
     }
 
     fn next_part<B: Bus>(&mut self, bus: &B, index: u16) -> Step {
         let Some(entry) = self.tables.entries().get_mut(usize::from(index)) else { return Step::AllOut };
         let outstanding = entry.outstanding;
         let Some(io) = entry.request.as_ref().map(|request| *request.io()) else { return Step::AllOut };
-        if io.status != Status::Done || Self::all_out(&io) {
+        if io.status != Status::Done || io.all_out() {
             return Step::AllOut;
         }
         if io.ordered && self.ordered == NONE {
-            if self.in_flight > u32::from(outstanding) {
+            let before = self.in_flight > u32::from(outstanding) || self.held_used > 0 || self.parked.head().is_some();
+            if before {
                 return Step::Exhausted;
             }
             self.ordered = index;
         }
         if self.free_slots == NONE {
             return Step::Exhausted;
+        }
+        if self.bounces == 0 && io.bounces() {
+            return Step::Parked;
         }
         let pushed = if io.flushing || io.kind == Kind::Flush {
             self.push_flush(index)
@@ -731,7 +754,14 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
             }
         };
         match pushed {
-            Some(true) => Step::Pushed,
+            Some(true) => {
+                // A part of it is out, so its answer will finish it.
+                let entry = self.tables.entries().get(usize::from(index));
+                let last = entry.is_some_and(|entry| {
+                    entry.outstanding > 0 && entry.request.as_ref().is_some_and(|request| request.io().all_out())
+                });
+                if last { Step::Last } else { Step::Pushed }
+            }
             Some(false) => Step::Exhausted,
             None => {
                 // The request cannot be carried out: its owner has no memory or no range behind it.
@@ -748,11 +778,6 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         {
             request.io_mut().status = Status::Unsupported;
         }
-    }
-
-    fn all_out(io: &Io) -> bool {
-        let whole = if io.flushing || io.kind == Kind::Flush { 1 } else { io.count };
-        io.issued >= whole
     }
 
     /// Takes a slot for a part; the caller pushes it.
@@ -820,7 +845,7 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         if limit == 0 {
             return Some(false);
         }
-        let bounce = if io.bounce || io.kind == Kind::Verify {
+        let bounce = if io.bounces() {
             let Some(group) = self.take_bounce() else { return Some(false) };
             group
         } else {
@@ -838,7 +863,7 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         let mut inline = Segments::new();
         let sectors = self.grant_part(bus, index, slot, io, limit, &mut inline);
         let Some(sectors) = sectors.filter(|sectors| *sectors > 0) else {
-            self.retire_with(bus, slot, false);
+            self.retire(bus, slot, false);
             return None;
         };
         let direction = if io.kind == Kind::Write { Direction::Write } else { Direction::Read };
@@ -860,7 +885,7 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
     /// How many segments the next part may have, and whether it goes indirect.
     fn part_limit(&mut self, io: &Io, left: u32) -> (usize, bool) {
         let stock = self.stock_used;
-        if io.bounce || io.kind == Kind::Verify {
+        if io.bounces() {
             return (stock.min(self.group_pages), false);
         }
         let direct = blkif::MAX_SEGMENTS;
@@ -892,8 +917,8 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
             if left == 0 {
                 break;
             }
-            let state = *self.tables.slots().get(usize::from(slot))?;
-            let (frame, first, count) = if state.bounce == NONE {
+            let bounce = self.tables.slots().get(usize::from(slot))?.bounce;
+            let (frame, first, count) = if bounce == NONE {
                 let offset = (io.issued + sectors).checked_mul(SECTOR)?;
                 let request = self.tables.entries().get_mut(usize::from(index))?.request.as_mut()?;
                 let run = request.run(offset)?;
@@ -905,7 +930,7 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
                 (run.address / u64::from(PAGE), first, count)
             } else {
                 let count = per_page.min(left);
-                let page = self.bounce_page(state.bounce, number);
+                let page = self.bounce_page(bounce, number);
                 let frame = self.pool.as_ref()?.frame(page)?;
                 if io.kind == Kind::Write {
                     self.copy_out(index, page, io.issued + sectors, count)?;
@@ -968,7 +993,8 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         Some(())
     }
 
-    fn copy_in(&mut self, part: &Slot) {
+    fn copy_in(&mut self, slot: u16) {
+        let Some(part) = self.tables.slots().get(usize::from(slot)).copied() else { return };
         let first = self.bounce_page(part.bounce, 0);
         let Self { tables, pool, .. } = self;
         let request = tables.entries().get_mut(usize::from(part.entry)).and_then(|entry| entry.request.as_mut());
@@ -980,68 +1006,61 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         }
     }
 
-    /// Ends a part that was not answered.
-    fn retire<B: Bus>(&mut self, bus: &B, slot: u16) {
-        self.retire_with(bus, slot, false);
-    }
-
     /// Ends a part's grants and frees its slot and pages. `copy`: its data came, and a bounced read is copied.
-    fn retire_with<B: Bus>(&mut self, bus: &B, slot: u16, copy: bool) {
-        let Some(part) = self.tables.slots().get(usize::from(slot)).copied() else { return };
-        let own = part.bounce != NONE;
+    fn retire<B: Bus>(&mut self, bus: &B, slot: u16, copy: bool) {
+        let Some(part) = self.tables.slots().get(usize::from(slot)) else { return };
+        let Slot { entry: owner, indirect, bounce, refs, .. } = *part;
+        let own = bounce != NONE;
         let mut own_kept = false;
-        for number in 0..usize::from(part.refs) {
-            let reference = if part.indirect == NONE {
-                part.direct.get(number).copied()
+        for number in 0..usize::from(refs) {
+            let reference = if indirect == NONE {
+                self.tables.slots().get(usize::from(slot)).and_then(|part| part.direct.get(number).copied())
             } else {
-                self.tables.indirects().get(usize::from(part.indirect)).and_then(|page| page.refs.get(number).copied())
+                self.tables.indirects().get(usize::from(indirect)).and_then(|page| page.refs.get(number).copied())
             };
             let Some(reference) = reference else { break };
             match bus.grant_end(reference) {
                 Ok(()) => self.deposit(reference),
                 Err(_) if own => own_kept = true,
-                Err(error) => self.hold(bus, part.entry, reference, error),
+                Err(error) => self.hold(bus, owner, reference, error),
             }
         }
-        if own_kept {
-            // The pages of the group are the peer's; nobody else gets them. The references are lost with them.
-            bus.log(LogLevel::Warning, format_args!("the backend keeps a bounce page: it is given up"));
-            self.pool_leaks = true;
-            self.lost_groups |= 1 << (part.bounce & 15);
-        } else if own {
-            let reads = self
-                .tables
-                .entries()
-                .get(usize::from(part.entry))
-                .and_then(|entry| entry.request.as_ref())
-                .is_some_and(|request| request.io().kind == Kind::Read);
-            if copy && reads {
-                self.copy_in(&part);
+        if own {
+            let request = self.tables.entries().get(usize::from(owner)).and_then(|entry| entry.request.as_ref());
+            if copy && request.is_some_and(|request| request.io().kind == Kind::Read) {
+                self.copy_in(slot);
             }
-            self.put_bounce(part.bounce);
+            if own_kept {
+                // The pages of the group are the peer's; nobody else gets them. The references are lost with them.
+                bus.log(LogLevel::Warning, format_args!("the backend keeps a bounce page: it is given up"));
+                self.pool_leaks = true;
+                self.lost_groups |= 1 << (bounce & 15);
+            } else {
+                self.put_bounce(bounce);
+            }
         }
-        if part.indirect != NONE {
+        if indirect != NONE {
             let free = self.free_indirects;
-            if let Some(page) = self.tables.indirects().get_mut(usize::from(part.indirect)) {
+            if let Some(page) = self.tables.indirects().get_mut(usize::from(indirect)) {
                 page.next = free;
-                self.free_indirects = part.indirect;
+                self.free_indirects = indirect;
             }
         }
-        if let Some(entry) = self.tables.entries().get_mut(usize::from(part.entry)) {
+        if let Some(entry) = self.tables.entries().get_mut(usize::from(owner)) {
             entry.outstanding = entry.outstanding.saturating_sub(1);
         }
         let free = self.free_slots;
         if let Some(state) = self.tables.slots().get_mut(usize::from(slot)) {
-            *state = Slot { sequence: part.sequence, next: free, ..Slot::FREE };
+            // What else is in it is written when it is taken.
+            state.busy = false;
+            state.next = free;
             self.free_slots = slot;
         }
     }
 
     /// The peer keeps a page of Windows': its request stays here until it lets go.
     fn hold<B: Bus>(&mut self, bus: &B, entry: u16, reference: u32, error: Error) {
-        if self.held_used == 0 {
-            bus.log(LogLevel::Error, format_args!("a page of a finished request: {error}; the request is held"));
-        }
+        self.distrust(bus, format_args!("grant {reference} of an answered request: {error}"));
         let used = self.held_used;
         if let Some(place) = self.tables.held().get_mut(used) {
             *place = Held { reference, entry };
@@ -1050,7 +1069,6 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         if let Some(owner) = self.tables.entries().get_mut(usize::from(entry)) {
             owner.held += 1;
         }
-        self.broken = true;
     }
 
     /// Looks whether the peer let go of pages meanwhile.
@@ -1066,7 +1084,8 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
             if let Some(owner) = self.tables.entries().get_mut(usize::from(held.entry)) {
                 owner.held = owner.held.saturating_sub(1);
                 if owner.held == 0 && owner.outstanding == 0 && !owner.queued {
-                    self.finished.push(&mut self.tables, held.entry);
+                    let queue = if core::mem::take(&mut owner.redo) { &mut self.queue } else { &mut self.finished };
+                    queue.push(&mut self.tables, held.entry);
                 }
             }
             self.held_used -= 1;
@@ -1075,10 +1094,12 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
         }
     }
 
-    /// Every request that is not finished goes back into the queue, in the order of arrival.
+    /// Every request that is to be issued again goes back into the queue, in the order of arrival; those that are held
+    /// follow when the peer lets go.
     fn requeue(&mut self) {
-        while self.queue.pop(&mut self.tables).is_some() {}
-        while self.finished.pop(&mut self.tables).is_some() {}
+        for queue in [&mut self.queue, &mut self.parked, &mut self.finished] {
+            while queue.pop(&mut self.tables).is_some() {}
+        }
         let mut after = None;
         loop {
             let next = self
@@ -1086,16 +1107,21 @@ impl<R: Request, M: Memory, T: Tables<R>> Ring<R, M, T> {
                 .entries()
                 .iter()
                 .enumerate()
-                .filter(|(_, entry)| entry.request.is_some() && after.is_none_or(|after| entry.arrival > after))
+                .filter(|(_, entry)| entry.redo && after.is_none_or(|after| entry.arrival > after))
                 .min_by_key(|(_, entry)| entry.arrival)
                 .map(|(index, entry)| (index as u16, entry.arrival));
             let Some((index, arrival)) = next else { return };
             after = Some(arrival);
             if let Some(entry) = self.tables.entries().get_mut(usize::from(index)) {
                 entry.outstanding = 0;
+                entry.queued = false;
                 if let Some(request) = &mut entry.request {
                     request.io_mut().rewind();
                 }
+                if entry.held > 0 {
+                    continue;
+                }
+                entry.redo = false;
             }
             self.queue.push(&mut self.tables, index);
         }

@@ -19,13 +19,14 @@ use xen_abi::{
 use xenbus::{
     client::{Bus, Error, Result as BusResult, Transaction},
     interface::LogLevel,
+    pages::{Memory, take_references},
     path::Path,
 };
 
 use super::{
     config::{self, FlushBy, RingOffer, Spelling},
     io::{Io, Kind, Request, Run, Status},
-    ring::{Abilities, BOUNCE_PAGES, FixedTables, HeapTables, Memory, Ring, SetupError, Tables, take_references},
+    ring::{Abilities, BOUNCE_PAGES, FixedTables, HeapTables, Ring, SetupError, Tables},
 };
 
 /// The guest's memory, by frame.
@@ -554,13 +555,65 @@ fn wrong_responses_break_the_ring() {
         let mut response = backend.serve(&bus).unwrap();
         wrong(&mut response);
         backend.answer(&response);
-        let done = finished(&mut ring, &bus);
+        assert_eq!(finished(&mut ring, &bus).len(), 0);
         assert!(ring.is_broken());
-        assert_eq!((done.len(), done[0].1), (1, Status::Gone));
+        let said = format!("response id {:#x}, operation {}:", response.id, response.operation);
+        assert!(bus.log.borrow().iter().any(|line| line.starts_with(&said)), "{:?}", bus.log.borrow());
+        // Nothing is handed out, looked at or ended any more.
         let next = ring.submit(&bus, request(2, Kind::Read, 0, 8)).ok().unwrap();
-        assert!(next.more && !next.notify);
-        assert_eq!(finished(&mut ring, &bus).len(), 1);
+        assert!(!next.more && !next.notify);
+        assert_eq!(finished(&mut ring, &bus).len(), 0);
+        // Both go to the next backend.
+        ring.detach(&bus);
+        assert!(!ring.is_broken());
+        assert_eq!(bus.out(), 0);
+        let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+        let done = settle(&mut ring, &bus, &mut backend);
+        assert_eq!(
+            done.iter().map(|(r, status)| (r.name, *status)).collect::<Vec<_>>(),
+            [1, 2].map(|n| (n, Status::Done))
+        );
     }
+}
+
+#[test]
+fn what_a_broken_ring_leaves_fails_when_the_disk_is_given_up() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    connect(&mut ring, &bus, &ram, 1, ALL);
+    submit(&mut ring, &bus, request(1, Kind::Read, 0, 8));
+    submit(&mut ring, &bus, request(2, Kind::Write, 8, 8));
+    ring.distrust(&bus, format_args!("no answer"));
+    assert_eq!(finished(&mut ring, &bus).len(), 0);
+    ring.detach(&bus);
+    ring.give_up();
+    assert_eq!(finished(&mut ring, &bus).iter().map(|(_, status)| *status).collect::<Vec<_>>(), [Status::Gone; 2]);
+    assert!(ring.submit(&bus, request(3, Kind::Read, 0, 8)).ok().unwrap().more);
+    assert_eq!(finished(&mut ring, &bus)[0].1, Status::Gone);
+}
+
+#[test]
+fn a_request_whose_page_is_kept_is_not_issued_again_before_it_is_free() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    connect(&mut ring, &bus, &ram, 1, ALL);
+    submit(&mut ring, &bus, request(1, Kind::Read, 0, 8));
+    submit(&mut ring, &bus, request(2, Kind::Read, 8, 8));
+    let kept = bus.grants.borrow().iter().filter(|(_, g)| g.is_some_and(|g| g.gfn >= 0x4_0000)).map(|(r, _)| *r).min();
+    bus.kept.borrow_mut().push(kept.unwrap());
+    ring.distrust(&bus, format_args!("no answer"));
+    ring.detach(&bus);
+    assert_eq!(bus.live(), 1, "all but the kept one are ended");
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    for _ in 0..3 {
+        backend.run(&bus);
+        let done = finished(&mut ring, &bus);
+        assert!(done.iter().all(|(request, status)| request.name == 1 && *status == Status::Done));
+    }
+    assert_eq!((backend.served, ring.has_held(), ring.is_broken()), (1, true, false));
+    bus.kept.borrow_mut().clear();
+    let done = settle(&mut ring, &bus, &mut backend);
+    assert_eq!((done[0].0.name, done[0].1, backend.served), (2, Status::Done, 2));
 }
 
 #[test]
@@ -576,7 +629,7 @@ fn a_second_answer_to_one_request_breaks_the_ring() {
     backend.answer(&first);
     let done = finished(&mut ring, &bus);
     assert!(ring.is_broken());
-    assert_eq!(done.iter().map(|(_, status)| *status).collect::<Vec<_>>(), [Status::Done, Status::Gone]);
+    assert_eq!(done.iter().map(|(_, status)| *status).collect::<Vec<_>>(), [Status::Done]);
 }
 
 #[test]
@@ -586,8 +639,9 @@ fn an_index_that_runs_away_breaks_the_ring() {
     let backend = connect(&mut ring, &bus, &ram, 1, ALL);
     submit(&mut ring, &bus, request(1, Kind::Read, 0, 8));
     backend.ring.memory().store_u32(xen_abi::ring::RSP_PROD, 1000);
-    assert_eq!(finished(&mut ring, &bus)[0].1, Status::Gone);
+    assert_eq!(finished(&mut ring, &bus).len(), 0);
     assert!(ring.is_broken());
+    assert!(bus.log.borrow()[0].contains("rsp_prod 0x3e8, not within 0x0..=0x1"), "{:?}", bus.log.borrow());
 }
 
 #[test]
@@ -607,6 +661,49 @@ fn a_page_that_the_peer_keeps_holds_its_request() {
     let done = finished(&mut ring, &bus);
     assert!(!done.is_empty() && ring.is_idle());
     assert!(!ring.has_held());
+}
+
+#[test]
+fn a_kept_bounce_page_costs_the_page_and_not_the_data() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    backend.disk[..4096].fill(0xA7);
+    let mut read = request(1, Kind::Read, 0, 8);
+    read.io.bounce = true;
+    read.bytes = vec![0; 4096];
+    let before: Vec<u32> = bus.grants.borrow().iter().filter(|(_, g)| g.is_some()).map(|(r, _)| *r).collect();
+    submit(&mut ring, &bus, read);
+    let grants = bus.grants.borrow().iter().filter(|(_, g)| g.is_some()).map(|(r, _)| *r).collect::<Vec<_>>();
+    bus.kept.borrow_mut().extend(grants.iter().filter(|reference| !before.contains(reference)));
+    let done = settle(&mut ring, &bus, &mut backend);
+    assert_eq!(done[0].1, Status::Done);
+    assert!(done[0].0.bytes.iter().all(|byte| *byte == 0xA7));
+    assert!(!ring.is_broken() && !ring.has_held());
+}
+
+#[test]
+fn requests_without_bounce_pages_go_past_those_that_wait_for_some() {
+    let (ram, bus) = (Ram::default(), TestBus::new());
+    let mut ring = ring(&ram);
+    let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
+    for name in 0..6 {
+        let mut bounced = request(name, Kind::Read, u64::from(name) * 8, 8);
+        bounced.io.bounce = true;
+        bounced.bytes = vec![0; 4096];
+        submit(&mut ring, &bus, bounced);
+    }
+    submit(&mut ring, &bus, request(6, Kind::Read, 64, 8));
+    assert_eq!(ring.in_flight(), 3, "two groups of bounce pages, and the one that needs none");
+    // An ordered one waits for all of them, and the one after it for that.
+    let mut ordered = request(7, Kind::Write, 72, 8);
+    ordered.io.ordered = true;
+    submit(&mut ring, &bus, ordered);
+    submit(&mut ring, &bus, request(8, Kind::Read, 80, 8));
+    assert_eq!(ring.in_flight(), 3);
+    let done = settle(&mut ring, &bus, &mut backend);
+    let names: Vec<u32> = done.iter().map(|(request, _)| request.name).collect();
+    assert_eq!(names, [0, 1, 6, 2, 3, 4, 5, 7, 8]);
 }
 
 #[test]

@@ -4,13 +4,13 @@ use alloc::boxed::Box;
 use core::{
     ffi::c_void,
     ptr::NonNull,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
 use wdm::{
     event::{Event, EventKind, Mutex},
-    memory::try_box,
+    memory::{Shared, try_box},
     pnp::{PnpRequest, UsageKind},
     spinlock::SpinLock,
     status::Status as NtStatus,
@@ -18,6 +18,7 @@ use wdm::{
         self, DeviceObjects, PnpFilter, Srb,
         abi::{SRB_ORDERED_QUEUE_TAG_REQUEST, srb_flags, srb_function, srb_status},
     },
+    thread::Thread,
 };
 use xenbus::{
     client::{self, Bus, Client},
@@ -39,8 +40,6 @@ use crate::{
 
 /// Requests that storport may have outstanding.
 pub const QUEUE_DEPTH: u32 = 254;
-/// Seconds that a backend has to leave a connection that an earlier driver left behind.
-const STALE_PATIENCE: u32 = 10;
 /// Requests that the ring's table holds: storport's queue depth, and some that go past it (flush, shutdown).
 const ENTRIES: usize = 272;
 /// Slots of the largest ring.
@@ -52,9 +51,13 @@ const STOCK: usize = 1024;
 /// Responses taken in one DPC.
 const BUDGET: u32 = 256;
 /// Finished requests that are taken under one hold of the lock.
-const BATCH: usize = 16;
+const BATCH: usize = 8;
 /// Microseconds between looks at held requests.
 const HELD_INTERVAL: u32 = 1_000_000;
+/// Resets in a row, with requests at the backend and without a single answer from it, after which the backend counts as
+/// one that broke the protocol. With Windows' time-out of ten seconds these are two minutes: a dom0 whose storage fails
+/// over is not to be mistaken for a dead one.
+const RESETS: u32 = 12;
 
 /// What the I/O path uses, under one spin lock.
 pub struct Hot {
@@ -78,14 +81,29 @@ pub struct Adapter {
     pub control: Mutex<Control>,
     /// Signalled whenever the connection made a step.
     pub progress: Event,
+    /// Wakes the keeper: the ring is broken, or what the connection waits for has changed.
+    pub work: Event,
+    /// The thread that does what no watch of the store asks for: see [`Adapter::keep`].
+    pub keeper: Mutex<Option<Thread>>,
+    /// The keeper is to end.
+    pub stopping: AtomicBool,
     /// Unit attentions to tell.
     pub attention: Attention,
     /// Storport has finished its first scan: what changes from now on needs another.
     pub started: AtomicBool,
-    /// The disk will not come back.
+    /// The device is gone, or on its way out.
     pub gone: AtomicBool,
+    /// The device is there, but its backend failed too often: every request that needs the disk fails.
+    pub lost: AtomicBool,
+    /// Resets since the last answer.
+    resets: AtomicU32,
     /// Between freeze and resume: shared pages are not touched.
     pub frozen: AtomicBool,
+    /// The disk has an emulated twin in this boot: Windows does not see it. It is connected and looked at all the same, so
+    /// that it is known to work before a boot depends on it.
+    pub withheld: bool,
+    /// A withheld disk answered; the bus is to be told.
+    pub answered: AtomicBool,
 }
 
 impl Adapter {
@@ -96,7 +114,7 @@ impl Adapter {
     #[inline(never)]
     pub fn new(storport: storport::Adapter, objects: DeviceObjects) -> wdm::Result<Self> {
         let client = raw::connect(objects.physical)?;
-        let control = Control::read(&client)?;
+        let (control, withheld) = Control::read(&client)?;
         let indirects = settings::indirect_pages();
         let pool = SharedPages::new(indirects + BOUNCE_GROUPS * BOUNCE_PAGES)?;
         let stock = STOCK.max(2 * indirects + INDIRECT_SEGMENTS);
@@ -109,26 +127,41 @@ impl Adapter {
             hot: SpinLock::new(Hot { ring, unit: None, event: None }),
             control: Mutex::new(control)?,
             progress: Event::new(EventKind::Synchronization, false)?,
+            work: Event::new(EventKind::Synchronization, false)?,
+            keeper: Mutex::new(None)?,
+            stopping: AtomicBool::new(false),
             attention: Attention::new(),
             started: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            resets: AtomicU32::new(0),
             frozen: AtomicBool::new(false),
+            withheld,
+            answered: AtomicBool::new(false),
         })
+    }
+
+    /// Starts the keeper, which [`Adapter::close`] ends.
+    ///
+    /// # Errors
+    /// No memory for a thread.
+    pub fn employ_keeper(this: &Shared<Self>) -> wdm::Result {
+        let adapter = this.clone();
+        *this.keeper.lock() = Some(Thread::spawn(move || adapter.keep())?);
+        Ok(())
     }
 
     /// Connects, and waits for that as long as the settings say. Always true: a disk that is late appears later.
     pub fn start(&self) -> bool {
         if self.begin() {
             let mut left = settings::connect_timeout();
-            while left > 0 && !self.control.lock().is_settled() {
+            // Nobody waits for a disk that Windows does not see.
+            while !self.withheld && left > 0 && !self.control.lock().is_settled() {
                 if !self.progress.wait_for(Duration::from_secs(1)) {
                     left -= 1;
-                    if left.is_multiple_of(STALE_PATIENCE) {
-                        self.nudge();
-                    }
                 }
             }
-            if self.hot.lock().unit.is_none() {
+            if !self.withheld && self.hot.lock().unit.is_none() {
                 self.client.log(LogLevel::Warning, format_args!("not connected yet; the disk appears when it is"));
             }
         }
@@ -143,7 +176,7 @@ impl Adapter {
             srb_function::FLUSH | srb_function::SHUTDOWN => {
                 let hot = self.hot.lock();
                 match hot.unit {
-                    Some(unit) if unit.cache && !self.gone.load(Ordering::Relaxed) => {
+                    Some(unit) if unit.cache && !self.withheld && !self.gone.load(Ordering::Relaxed) => {
                         self.submit(hot, srb, Io::new(Kind::Flush, 0, 0), &unit)
                     }
                     // An adapter without a cache, or one that was closed, has nothing to flush.
@@ -175,13 +208,16 @@ impl Adapter {
         }
         let (cdb, cdb_len, data_len) = (block.cdb, srb.cdb().len(), block.data_transfer_length);
         let cdb = cdb.get(..cdb_len).unwrap_or(&[]);
-        if scsi::reports_attention(cdb)
-            && let Some(sense) = self.attention.take()
-        {
-            return self.fail(srb, sense);
+        if scsi::reports_attention(cdb) {
+            if let Some(sense) = self.attention.take() {
+                return self.fail(srb, sense);
+            }
+            if self.lost.load(Ordering::Relaxed) {
+                return self.fail(srb, Sense::INTERNAL_FAILURE);
+            }
         }
         let hot = self.hot.lock();
-        let Some(unit) = hot.unit.filter(|_| !self.gone.load(Ordering::Relaxed)) else {
+        let Some(unit) = hot.unit.filter(|_| !self.withheld && !self.gone.load(Ordering::Relaxed)) else {
             drop(hot);
             return self.finish(srb, srb_status::NO_DEVICE);
         };
@@ -238,6 +274,9 @@ impl Adapter {
                 {
                     self.client.send(event);
                 }
+                if hot.ring.is_broken() {
+                    self.work.set();
+                }
                 drop(hot);
                 if next.more {
                     self.drain(BUDGET);
@@ -245,7 +284,9 @@ impl Adapter {
             }
             Err(request) => {
                 drop(hot);
-                self.finish(request.into_srb().0, srb_status::BUSY);
+                if let (Some(srb), _) = request.into_srb() {
+                    self.finish(srb, srb_status::BUSY);
+                }
             }
         }
     }
@@ -275,6 +316,9 @@ impl Adapter {
                     }
                     quiet = !next.more;
                     held = hot.ring.has_held();
+                    if hot.ring.is_broken() {
+                        self.work.set();
+                    }
                 }
             }
             for (request, status) in batch.iter_mut().map_while(Option::take) {
@@ -284,7 +328,11 @@ impl Adapter {
                 self.storport.request_timer(raw::timer, HELD_INTERVAL);
             }
             if quiet {
-                return if left == budget { EventOutcome::Spurious } else { EventOutcome::Done };
+                if left == budget {
+                    return EventOutcome::Spurious;
+                }
+                self.resets.store(0, Ordering::Relaxed);
+                return EventOutcome::Done;
             }
             if left == 0 {
                 return EventOutcome::More;
@@ -301,16 +349,28 @@ impl Adapter {
         }
     }
 
-    /// Makes sure that no event was lost, and completes nothing that is not finished. IRQL <= DISPATCH_LEVEL.
+    /// Makes sure that no event was lost, and completes nothing that is not finished. After [`RESETS`] of them without
+    /// an answer the backend is closed like one that broke the protocol. IRQL <= DISPATCH_LEVEL.
     pub fn reset(&self) {
-        self.client.log(LogLevel::Warning, format_args!("reset asked for"));
         self.attention.raise(Sense::RESET);
-        if self.frozen.load(Ordering::Acquire) {
+        if !self.frozen.load(Ordering::Acquire) {
+            self.drain(BUDGET);
+        }
+        let resets = self.resets.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let mut hot = self.hot.lock();
+        let out = hot.ring.in_flight();
+        // Storport asks for one every few seconds as long as a request waits: 1, 2, 4, 8, 16, ... are logged.
+        if resets.is_power_of_two() {
+            let line = format_args!("reset {resets} without an answer; {out} requests are with the backend");
+            self.client.log(LogLevel::Warning, line);
+        }
+        if out == 0 || hot.ring.is_broken() || self.frozen.load(Ordering::Acquire) {
             return;
         }
-        self.drain(BUDGET);
-        let hot = self.hot.lock();
-        if let (Some(event), true) = (hot.event, hot.ring.in_flight() > 0) {
+        if resets >= RESETS {
+            hot.ring.distrust(&self.client, format_args!("no answer to {out} requests in spite of {resets} resets"));
+            self.work.set();
+        } else if let Some(event) = hot.event {
             self.client.send(event);
         }
     }
@@ -318,7 +378,10 @@ impl Adapter {
     /// A request has ended. IRQL <= DISPATCH_LEVEL.
     fn complete(&self, request: SrbRequest, status: Status) {
         let kind = request.io().kind;
-        let (mut srb, io) = request.into_srb();
+        let (Some(mut srb), io) = request.into_srb() else {
+            self.answered.store(status == Status::Done, Ordering::Release);
+            return self.work.set();
+        };
         match status {
             Status::Done => {
                 if matches!(kind, Kind::Read | Kind::Write) {

@@ -3,13 +3,15 @@
 
 use core::{sync::atomic::Ordering, time::Duration};
 
-use wdm::{memory::try_vec, status::Status as NtStatus};
-use xen_abi::xenbus::XenbusState;
+use wdm::{memory::try_vec, status::Status as NtStatus, time::monotonic};
+use xen_abi::{unplug::Unplug, xenbus::XenbusState};
 use xenbus::{
-    client::{Bus, Client, Device, Error, Result, Transaction, Watch},
-    frontend::{Action, Frontend},
+    client::{Bus, Client, Device, Error, EventHandler, Result, Transaction, Watch},
+    frontend::{ATTEMPTS, Action, Frontend, Wait},
     interface::{EventOutcome, LogLevel},
+    pages::take_references,
     path::Path,
+    store,
 };
 
 use super::{
@@ -21,7 +23,6 @@ use crate::{
     front::{
         self,
         config::{self, Spelling},
-        ring::take_references,
     },
     scsi::{Sense, Serial},
 };
@@ -36,9 +37,14 @@ const CLOSE_STEPS: u32 = 8;
 const TRIES: u32 = 8;
 const PATIENCE: Duration = Duration::from_millis(400);
 
+/// The least time between two looks of the keeper.
+const TICK: Duration = Duration::from_millis(1);
+
 /// What the connection is about.
 pub struct Control {
     frontend: Frontend,
+    /// What the frontend waits for, and until when.
+    waiting: Option<(Wait, Duration)>,
     backend: Option<Path>,
     watch: Option<Watch>,
     device: u32,
@@ -48,7 +54,7 @@ pub struct Control {
     closed: bool,
 }
 
-/// Whether QEMU shows the same disk as an emulated one that no unplug removes: a CD-ROM among the first four.
+/// Whether QEMU shows the same disk as an emulated one, until it is unplugged: it does so with the first four.
 fn has_emulated_twin(device: u32) -> bool {
     match device >> 8 {
         // IDE: hda to hdd.
@@ -60,16 +66,16 @@ fn has_emulated_twin(device: u32) -> bool {
 }
 
 impl Control {
-    /// Reads what does not change as long as the device is there.
+    /// Reads what does not change as long as the device is there; and whether the disk is to be withheld from Windows.
     ///
     /// # Errors
     /// [`NtStatus::NO_SUCH_DEVICE`]: the device is not for this driver. Or the store's error.
-    pub fn read(client: &Client) -> wdm::Result<Self> {
+    pub fn read(client: &Client) -> wdm::Result<(Self, bool)> {
         let info = client.info();
         let own = info.path.get(..info.path_len as usize).unwrap_or(&[]);
         // The directory's last part is the device's number, whatever its nodes say.
         let name = own.rsplit(|byte| *byte == b'/').next().unwrap_or(&[]);
-        let device = config::decimal(name).and_then(|number| u32::try_from(number).ok());
+        let device = store::decimal(name).and_then(|number| u32::try_from(number).ok());
         let Some(device) = device else {
             client.log(LogLevel::Error, format_args!("the directory's name is no device number"));
             return Err(NtStatus::NO_SUCH_DEVICE);
@@ -79,12 +85,19 @@ impl Control {
             Ok(len) => kind.get(..len) == Some(b"cdrom"),
             Err(_) => false,
         };
-        if cdrom && has_emulated_twin(device) {
+        let twin = has_emulated_twin(device);
+        if twin && cdrom {
+            // No unplug takes a CD-ROM drive away.
             client.log(LogLevel::Info, format_args!("CD-ROM {device} is emulated too and left to that"));
             return Err(NtStatus::NO_SUCH_DEVICE);
         }
-        Ok(Self {
+        let withheld = twin && !client.unplugged().contains(Unplug::IDE_DISKS);
+        if withheld {
+            client.log(LogLevel::Info, format_args!("disk {device} is emulated in this boot and left to that"));
+        }
+        let control = Self {
             frontend: Frontend::new(),
+            waiting: None,
             backend: None,
             watch: None,
             device,
@@ -92,7 +105,8 @@ impl Control {
             serial: Serial::NONE,
             suspend_registered: false,
             closed: false,
-        })
+        };
+        Ok((control, withheld))
     }
 
     /// The `handle` of ring requests.
@@ -185,7 +199,8 @@ impl Adapter {
             Ok(len) => {
                 let state = XenbusState::parse(value.get(..len).unwrap_or(&[]));
                 if state.is_none() {
-                    self.client.log(LogLevel::Warning, format_args!("the backend's state is none; ignored"));
+                    let text = value.get(..len).unwrap_or(&[]).escape_ascii();
+                    self.client.log(LogLevel::Warning, format_args!("the backend's state = \"{text}\": none, ignored"));
                 }
                 state?
             }
@@ -196,7 +211,7 @@ impl Adapter {
                 return None;
             }
         };
-        let online = insist(|| config::number(&self.client, backend, "online")).ok().flatten().unwrap_or(0) == 1;
+        let online = insist(|| store::number(&self.client, backend, "online")).ok().flatten().unwrap_or(0) == 1;
         Some((state, online))
     }
 
@@ -207,7 +222,7 @@ impl Adapter {
             action = match action {
                 Action::Wait => break,
                 Action::Write(state) => {
-                    if let Err(error) = insist(|| config::write_state(&self.client, state as u32)) {
+                    if let Err(error) = insist(|| store::write_state(&self.client, state as u32)) {
                         self.client.log(LogLevel::Error, format_args!("state {state} cannot be written: {error}"));
                     }
                     control.frontend.state_written(state)
@@ -254,7 +269,71 @@ impl Adapter {
                 }
             };
         }
+        if control.frontend.is_lost() && !self.lost.swap(true, Ordering::AcqRel) {
+            self.lose();
+        }
+        control.waiting = control.frontend.patience().map(|(wait, seconds)| match control.waiting {
+            // Whatever the backend does meanwhile, the time runs on.
+            Some((before, due)) if before == wait => (wait, due),
+            _ => (wait, monotonic() + Duration::from_secs(seconds.into())),
+        });
+        self.work.set();
         self.progress.set();
+    }
+
+    /// The keeper's thread: closes a connection whose ring is broken, and keeps the time that a backend at fault has.
+    /// A thread of our own, because the page file may be on the disk and system work items may wait for that.
+    pub fn keep(&self) {
+        while !self.stopping.load(Ordering::Acquire) {
+            let due = self.control.lock().waiting.map(|(_, due)| due);
+            match due.filter(|_| !self.frozen.load(Ordering::Acquire)) {
+                None => self.work.wait(),
+                Some(due) => {
+                    // Whether something was signalled or the time has passed is seen below.
+                    let _ = self.work.wait_for(due.saturating_sub(monotonic()).max(TICK));
+                }
+            }
+            if self.stopping.load(Ordering::Acquire) || self.frozen.load(Ordering::Acquire) {
+                continue;
+            }
+            if self.answered.swap(false, Ordering::AcqRel) {
+                self.client.log(LogLevel::Info, format_args!("the disk answers; it may be used in a boot with GPLPV"));
+                self.client.report_working();
+            }
+            let mut control = self.control.lock();
+            self.look_for_fault(&mut control);
+            if let Some((wait, due)) = control.waiting
+                && monotonic() >= due
+            {
+                control.waiting = None;
+                let peer = control.frontend.peer();
+                self.client
+                    .log(LogLevel::Info, format_args!("{wait:?}: time has passed, the backend's state is {peer}"));
+                let action = control.frontend.timed_out();
+                self.drive(&mut control, action);
+            }
+        }
+    }
+
+    /// Has a connection closed whose ring is broken.
+    fn look_for_fault(&self, control: &mut Control) {
+        if !self.hot.lock().ring.is_broken() {
+            return;
+        }
+        let action = control.frontend.fault();
+        if action != Action::Wait {
+            let failures = control.frontend.failures();
+            self.client.log(LogLevel::Error, format_args!("closing the connection: failure {failures} of {ATTEMPTS}"));
+            self.drive(control, action);
+        }
+    }
+
+    /// The backend failed too often. Requests that wait for it fail, as do all that come from now on; those whose pages
+    /// it still maps follow when it lets go.
+    fn lose(&self) {
+        self.client.log(LogLevel::Error, format_args!("{ATTEMPTS} failures: the disk has failed for good"));
+        self.hot.lock().ring.give_up();
+        self.drain(EVENT_BUDGET);
     }
 
     /// Sets ring and event channel up and writes them into the store.
@@ -325,7 +404,24 @@ impl Adapter {
         if more {
             self.drain(EVENT_BUDGET);
         }
+        if self.withheld {
+            return self.look(&unit);
+        }
         self.tell(before, unit);
+        Ok(())
+    }
+
+    /// Reads a withheld disk's first block: [`Adapter::answered`] says whether it came.
+    fn look(&self, unit: &crate::scsi::Unit) -> Result {
+        let request = raw::SrbRequest::verify_start(unit).map_err(|_| Error::NoResources)?;
+        let mut hot = self.hot.lock();
+        // The ring is empty: nothing but this is ever sent to a withheld disk.
+        let next = hot.ring.submit(&self.client, request).map_err(|_| Error::NoResources)?;
+        if next.notify
+            && let Some(event) = hot.event
+        {
+            self.client.send(event);
+        }
         Ok(())
     }
 
@@ -345,6 +441,9 @@ impl Adapter {
         };
         if before.is_some_and(|before| before.sectors != unit.sectors) {
             self.client.log(LogLevel::Info, format_args!("resized to {} sectors", unit.sectors));
+        }
+        if self.withheld {
+            return Ok(());
         }
         self.tell(before, before.map_or(unit, |before| crate::scsi::Unit { sectors: unit.sectors, ..before }));
         Ok(())
@@ -392,8 +491,8 @@ impl Adapter {
         self.drain(EVENT_BUDGET);
     }
 
-    /// The backend has had its time for the next step.
-    pub fn nudge(&self) {
+    /// While closing for good: the backend has had its time for the next step.
+    fn nudge(&self) {
         let mut control = self.control.lock();
         let action = control.frontend.timed_out();
         self.drive(&mut control, action);
@@ -401,6 +500,10 @@ impl Adapter {
 
     /// Takes leave of the backend and gives everything back. Bounded.
     pub fn close(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.work.set();
+        // Waits for its end.
+        drop(self.keeper.lock().take());
         let registered = core::mem::take(&mut self.control.lock().suspend_registered);
         if registered {
             self.client.suspend_unregister();
@@ -429,20 +532,27 @@ impl Adapter {
     }
 }
 
-impl Device for Adapter {
-    fn store_changed(&self, _path: &[u8]) {
-        let mut control = self.control.lock();
-        let Some(backend) = control.backend else { return };
-        let Some((state, online)) = self.backend_state(&backend) else { return };
-        let action = control.frontend.backend(state, online);
-        self.drive(&mut control, action);
-    }
-
+impl EventHandler for Adapter {
     fn event(&self) -> EventOutcome {
         if self.frozen.load(Ordering::Acquire) {
             return EventOutcome::Done;
         }
         self.drain(EVENT_BUDGET)
+    }
+}
+
+impl Device for Adapter {
+    fn store_changed(&self, _path: &[u8]) {
+        let mut control = self.control.lock();
+        self.look_for_fault(&mut control);
+        let Some(backend) = control.backend else { return };
+        let Some((state, online)) = self.backend_state(&backend) else { return };
+        if matches!(state, XenbusState::Connected) && control.frontend.offered_nothing() {
+            let line = format_args!("the backend's state = {} ({state}) before a ring was offered", state as u32);
+            self.client.log(LogLevel::Warning, line);
+        }
+        let action = control.frontend.backend(state, online);
+        self.drive(&mut control, action);
     }
 
     fn freeze(&self) {
@@ -453,6 +563,7 @@ impl Device for Adapter {
 
     fn resume(&self, cancelled: bool) {
         self.frozen.store(false, Ordering::Release);
+        self.work.set();
         if cancelled {
             let next = {
                 let mut hot = self.hot.lock();
@@ -473,6 +584,7 @@ impl Device for Adapter {
         let mut control = self.control.lock();
         self.detach();
         control.frontend.resumed();
+        control.waiting = None;
         // This is the thread of the watches, so none of their callbacks runs.
         if let Some(watch) = control.watch.take() {
             self.client.unwatch(watch);

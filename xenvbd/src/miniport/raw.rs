@@ -1,11 +1,12 @@
 //! The driver's only unsafe code: pages that are shared with the backend, the state in SRB extensions, and the entry
 //! points that storport calls.
 
+use alloc::boxed::Box;
 use core::{ffi::c_void, ptr::NonNull};
 
 use wdm::{
     device::DeviceObject,
-    memory::Shared,
+    memory::{Shared, try_box},
     pages::Pages,
     spinlock::SpinLock,
     status::Status,
@@ -23,6 +24,7 @@ use xen_abi::shared::{SharedMemory, SharedRegion};
 use xenbus::{
     client::{Client, Device, Event, Result as BusResult, Watch},
     interface::{INTERFACE_GUID, VERSION, XenbusInterface},
+    pages::Memory,
 };
 
 use super::{
@@ -33,7 +35,6 @@ use crate::{
     front::{
         MAX_TRANSFER,
         io::{Io, Request, Run},
-        ring::Memory,
     },
     scsi::{self, Unit},
 };
@@ -86,7 +87,7 @@ impl Memory for SharedPages {
     }
 }
 
-/// What stands in an SRB extension.
+/// What stands in an SRB extension, or in memory of its own for a request of the driver's.
 struct State {
     io: Io,
     /// The runs of the data buffer, of a transfer.
@@ -101,14 +102,31 @@ struct State {
     unit: Unit,
 }
 
-/// An SRB whose extension has its [`Io`]: what the ring holds.
+/// Whose a request is.
+pub enum Owner {
+    /// Storport's.
+    Srb(Srb),
+    /// The driver's own.
+    Driver,
+}
+
+/// What the ring holds: an SRB whose extension has its [`Io`], or a request of the driver's own.
 pub struct SrbRequest {
-    srb: Srb,
+    owner: Owner,
     state: NonNull<State>,
 }
 
-// SAFETY: an SRB and its extension belong to whoever holds the value.
+// SAFETY: an SRB and its extension, and the memory of an own request, belong to whoever holds the value.
 unsafe impl Send for SrbRequest {}
+
+impl Drop for SrbRequest {
+    fn drop(&mut self) {
+        if matches!(self.owner, Owner::Driver) {
+            // SAFETY: the memory came from `verify_start` and is freed once.
+            drop(unsafe { Box::from_raw(self.state.as_ptr()) });
+        }
+    }
+}
 
 impl SrbRequest {
     /// Writes the state into the SRB's extension. From start-I/O only. IRQL <= DISPATCH_LEVEL.
@@ -149,13 +167,34 @@ impl SrbRequest {
         // SAFETY: the extension has room for a State (SrbExtensionSize) and is aligned as pool is; nothing in it needs
         // to be dropped.
         unsafe { state.write(fresh) };
-        Ok(Self { srb, state })
+        Ok(Self { owner: Owner::Srb(srb), state })
     }
 
-    /// Gives the SRB back, with what its request came to.
-    pub fn into_srb(self) -> (Srb, Io) {
+    /// A request of the driver's own: reads the disk's first block to nowhere. IRQL <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn verify_start(unit: &Unit) -> wdm::Result<Self> {
+        let io = Io::new(crate::front::io::Kind::Verify, 0, (unit.block / 512).max(1));
+        let state = State { io, list: None, element: 0, start: 0, mapped: None, len: 0, unit: *unit };
+        let state = NonNull::from(Box::leak(try_box(state)?));
+        Ok(Self { owner: Owner::Driver, state })
+    }
+
+    /// Gives the SRB back, with what its request came to; `None` for a request of the driver's own.
+    pub fn into_srb(mut self) -> (Option<Srb>, Io) {
         let io = *self.io();
-        (self.srb, io)
+        if matches!(self.owner, Owner::Driver) {
+            return (None, io);
+        }
+        match core::mem::replace(&mut self.owner, Owner::Driver) {
+            Owner::Srb(srb) => {
+                // Nothing of an SRB's request is to be dropped.
+                core::mem::forget(self);
+                (Some(srb), io)
+            }
+            Owner::Driver => (None, io),
+        }
     }
 
     fn state(&self) -> &State {
@@ -328,7 +367,11 @@ fn share(adapter: Adapter) -> wdm::Result<Shared<Adapter>> {
 fn make_adapter(storport: storport::Adapter, objects: storport::DeviceObjects) -> wdm::Result<*const Adapter> {
     let adapter = share(Adapter::new(storport, objects)?)?;
     let pointer = core::ptr::from_ref::<Adapter>(&adapter);
-    remember_adapter(objects.functional, adapter)?;
+    remember_adapter(objects.functional, adapter.clone())?;
+    if let Err(status) = Adapter::employ_keeper(&adapter) {
+        forget_adapter(objects.functional);
+        return Err(status);
+    }
     Ok(pointer)
 }
 

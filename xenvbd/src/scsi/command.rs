@@ -84,8 +84,9 @@ impl Cdb<'_> {
         self.0.get(at).copied().unwrap_or(0)
     }
 
-    fn uint(&self, at: usize, len: usize) -> u64 {
-        self.0.iter().skip(at).take(len).fold(0, |value, byte| (value << 8) | u64::from(*byte))
+    fn uint<const LEN: usize>(&self, at: usize) -> u64 {
+        let bytes = self.0.get(at..).and_then(<[u8]>::first_chunk::<LEN>);
+        bytes.map_or(0, |bytes| bytes.iter().fold(0, |value, byte| (value << 8) | u64::from(*byte)))
     }
 }
 
@@ -117,7 +118,7 @@ pub fn decode(unit: &Unit, cdb: &[u8], data: &mut [u8], data_len: u32) -> Outcom
 
 /// Whether a command moves blocks, so that its buffer need not be mapped.
 pub fn moves_blocks(cdb: &[u8]) -> bool {
-    cdb.first().is_some_and(|operation| blocks(*operation, &Cdb(cdb)).is_some())
+    cdb.first().is_some_and(|operation| transfer_kind(*operation).is_some())
 }
 
 /// Whether a command is an INQUIRY: what storport asks a unit first.
@@ -141,25 +142,29 @@ struct Ask {
     refused: bool,
 }
 
-fn blocks(operation: u8, cdb: &Cdb<'_>) -> Option<Ask> {
-    let kind = match operation {
+const fn transfer_kind(operation: u8) -> Option<TransferKind> {
+    Some(match operation {
         op::READ_6 | op::READ_10 | op::READ_12 | op::READ_16 => TransferKind::Read,
         op::WRITE_6 | op::WRITE_10 | op::WRITE_12 | op::WRITE_16 => TransferKind::Write,
         op::VERIFY_10 | op::VERIFY_12 | op::VERIFY_16 => TransferKind::Verify,
         _ => return None,
-    };
+    })
+}
+
+fn blocks(operation: u8, cdb: &Cdb<'_>) -> Option<Ask> {
+    let kind = transfer_kind(operation)?;
     let flags = cdb.u8(1);
     if matches!(operation, op::READ_6 | op::WRITE_6) {
         let count = match cdb.u8(4) {
             0 => 256,
             count => u64::from(count),
         };
-        return Some(Ask { kind, block: cdb.uint(1, 3) & 0x1f_ffff, count, force: false, refused: false });
+        return Some(Ask { kind, block: cdb.uint::<3>(1) & 0x1f_ffff, count, force: false, refused: false });
     }
     let (block, count) = match operation {
-        op::READ_10 | op::WRITE_10 | op::VERIFY_10 => (cdb.uint(2, 4), cdb.uint(7, 2)),
-        op::READ_12 | op::WRITE_12 | op::VERIFY_12 => (cdb.uint(2, 4), cdb.uint(6, 4)),
-        _ => (cdb.uint(2, 8), cdb.uint(10, 4)),
+        op::READ_10 | op::WRITE_10 | op::VERIFY_10 => (cdb.uint::<4>(2), cdb.uint::<2>(7)),
+        op::READ_12 | op::WRITE_12 | op::VERIFY_12 => (cdb.uint::<4>(2), cdb.uint::<4>(6)),
+        _ => (cdb.uint::<8>(2), cdb.uint::<4>(10)),
     };
     let verify = kind == TransferKind::Verify;
     let refused = flags & 0xE0 != 0 || (verify && flags & 0x06 != 0);
@@ -202,9 +207,9 @@ fn other(unit: &Unit, operation: u8, cdb: &Cdb<'_>, data: &mut [u8]) -> Outcome 
                 Outcome::Done(0)
             }
         }
-        op::REQUEST_SENSE => reply(data, cdb.uint(4, 1), &Sense::NONE.encode()),
+        op::REQUEST_SENSE => reply(data, cdb.uint::<1>(4), &Sense::NONE.encode()),
         op::INQUIRY => {
-            let allocation = cdb.uint(3, 2);
+            let allocation = cdb.uint::<2>(3);
             let page = cdb.u8(2);
             match cdb.u8(1) & 0x03 {
                 0 if page == 0 => reply(data, allocation, inquiry::standard(unit).as_bytes()),
@@ -218,7 +223,7 @@ fn other(unit: &Unit, operation: u8, cdb: &Cdb<'_>, data: &mut [u8]) -> Outcome 
         op::MODE_SENSE_6 | op::MODE_SENSE_10 => {
             let ten = operation == op::MODE_SENSE_10;
             let ask = mode_ask(cdb, ten);
-            let allocation = if ten { cdb.uint(7, 2) } else { cdb.uint(4, 1) };
+            let allocation = if ten { cdb.uint::<2>(7) } else { cdb.uint::<1>(4) };
             match mode::sense(unit, ask) {
                 Ok(answer) => reply(data, allocation, answer.as_bytes()),
                 Err(sense) => Outcome::Fail(sense),
@@ -236,14 +241,14 @@ fn other(unit: &Unit, operation: u8, cdb: &Cdb<'_>, data: &mut [u8]) -> Outcome 
         op::PREVENT_ALLOW if unit.removable => Outcome::Done(0),
         op::READ_CAPACITY_10 => reply(data, 8, inquiry::capacity10(unit).as_bytes()),
         op::SERVICE_ACTION_IN_16 if cdb.u8(1) & 0x1f == READ_CAPACITY_16 => {
-            reply(data, cdb.uint(10, 4), inquiry::capacity16(unit).as_bytes())
+            reply(data, cdb.uint::<4>(10), inquiry::capacity16(unit).as_bytes())
         }
         // The operation code is known, its service action is not: a field of the CDB, not the code, is wrong.
         op::SERVICE_ACTION_IN_16 => Outcome::Fail(Sense::INVALID_FIELD_IN_CDB),
         op::SYNCHRONIZE_CACHE_10 | op::SYNCHRONIZE_CACHE_16 => synchronize(unit, operation, cdb),
         op::UNMAP if unit.discard.is_some() => unmap(unit, cdb, data),
         op::REPORT_LUNS => {
-            let allocation = cdb.uint(6, 4);
+            let allocation = cdb.uint::<4>(6);
             if allocation < 16 || cdb.u8(2) > 2 {
                 return Outcome::Fail(Sense::INVALID_FIELD_IN_CDB);
             }
@@ -259,7 +264,7 @@ fn other(unit: &Unit, operation: u8, cdb: &Cdb<'_>, data: &mut [u8]) -> Outcome 
                 format => format,
             };
             match inquiry::toc(unit, format, cdb.u8(1) & 0x02 != 0) {
-                Some(answer) => reply(data, cdb.uint(7, 2), answer.as_bytes()),
+                Some(answer) => reply(data, cdb.uint::<2>(7), answer.as_bytes()),
                 None => Outcome::Fail(Sense::INVALID_FIELD_IN_CDB),
             }
         }
@@ -280,9 +285,9 @@ fn mode_ask(cdb: &Cdb<'_>, ten: bool) -> mode::Ask {
 
 fn synchronize(unit: &Unit, operation: u8, cdb: &Cdb<'_>) -> Outcome {
     let (block, count) = if operation == op::SYNCHRONIZE_CACHE_10 {
-        (cdb.uint(2, 4), cdb.uint(7, 2))
+        (cdb.uint::<4>(2), cdb.uint::<2>(7))
     } else {
-        (cdb.uint(2, 8), cdb.uint(10, 4))
+        (cdb.uint::<8>(2), cdb.uint::<4>(10))
     };
     if !unit.cache {
         // Nothing can be flushed, so nothing is said to have been.
@@ -308,7 +313,7 @@ fn unmap(unit: &Unit, cdb: &Cdb<'_>, data: &[u8]) -> Outcome {
         // ANCHOR.
         return Outcome::Fail(Sense::INVALID_FIELD_IN_CDB);
     }
-    let length = cdb.uint(7, 2) as usize;
+    let length = cdb.uint::<2>(7) as usize;
     if length == 0 {
         return Outcome::Done(0);
     }
@@ -341,7 +346,7 @@ pub fn unmap_range(unit: &Unit, list: &[u8], index: u32) -> Option<(u64, u64)> {
     let at = UNMAP_HEADER + index as usize * UNMAP_DESCRIPTOR;
     let raw: [u8; 12] = list.get(at..at + 12)?.try_into().ok()?;
     let descriptor = Cdb(&raw);
-    let (block, count) = (descriptor.uint(0, 8), descriptor.uint(8, 4));
+    let (block, count) = (descriptor.uint::<8>(0), descriptor.uint::<4>(8));
     let total = unit.blocks();
     if block > total || count > total - block {
         return None;
