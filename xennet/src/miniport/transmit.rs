@@ -1,0 +1,364 @@
+//! Sending: net buffer lists into a transmit queue, and what became of them back to Windows. One lock a queue.
+
+use alloc::boxed::Box;
+use core::{
+    num::NonZeroU16,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use wdm::{
+    memory::{Shared, try_box},
+    ndis::{
+        CancelId, SendChain, SendList, SendPacket,
+        abi::packet::{checksum, ieee_8021q, large_send},
+        status::NdisStatus,
+    },
+    spinlock::SpinLock,
+};
+use xenbus::{
+    client::{Event, EventHandler},
+    interface::EventOutcome,
+};
+
+use super::{
+    adapter::Common,
+    counters::Traffic,
+    filter::{Address, Class},
+    raw::SharedPages,
+};
+use crate::front::{
+    self, Offload, Progress, Run,
+    headers::{ETHERNET, TCP, TYPE_IPV4, TYPE_IPV6, UDP, u16_at, u32_at},
+    tx::{self, Status},
+};
+
+/// Packets that a queue holds; what comes beyond them waits as lists.
+const PACKETS: usize = 512;
+/// Responses taken in one DPC.
+pub const BUDGET: u32 = 256;
+/// Finished packets that are taken under one hold of the lock.
+const BATCH: u32 = 64;
+
+/// A packet on its way.
+pub struct Frame {
+    packet: SendPacket,
+    offload: Offload,
+    class: Class,
+}
+
+impl front::Packet for Frame {
+    fn len(&self) -> u32 {
+        self.packet.len()
+    }
+
+    fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    fn run(&mut self, offset: u32) -> Option<Run> {
+        let slice = self.packet.slice(offset)?;
+        Some(Run { address: slice.frame << wdm::pages::PAGE_SHIFT | u64::from(slice.offset), bytes: slice.len })
+    }
+
+    fn copy(&mut self, offset: u32, out: &mut [u8]) -> bool {
+        self.packet.copy(offset, out) == out.len()
+    }
+}
+
+/// What Windows asks for with a list; None: for what cannot be.
+fn offload_of(common: &Common, sums: u32, large: u32, tag: u32) -> Option<Offload> {
+    let vlan = common.tag_to_insert(
+        (tag & ieee_8021q::PRIORITY_MASK) as u16,
+        tag & ieee_8021q::CFI != 0,
+        (tag >> ieee_8021q::VLAN_SHIFT & ieee_8021q::VLAN_MASK) as u16,
+    );
+    let size = large & large_send::MSS_MASK;
+    if size != 0 {
+        if large & large_send::TYPE_V2 == 0 {
+            return None;
+        }
+        let segment = NonZeroU16::new(u16::try_from(size).ok()?);
+        return Some(Offload { segment, vlan, ..Offload::default() });
+    }
+    Some(Offload {
+        ip_checksum: sums & checksum::IP_HEADER != 0 && sums & checksum::IS_IPV4 != 0,
+        tcp_checksum: sums & checksum::TCP != 0,
+        udp_checksum: sums & checksum::UDP != 0,
+        segment: None,
+        vlan,
+    })
+}
+
+/// Bytes of a frame in which addresses and ports are looked for: Ethernet, IPv4 with options or IPv6, ports.
+const FLOW_BYTES: usize = 78;
+
+/// A number that all packets of a flow have in common, so that they stay in one queue and in order: Windows' own hash, or
+/// one over the addresses and, of TCP and UDP, the ports. IRQL <= DISPATCH_LEVEL.
+pub fn flow_of(list: &SendList) -> u32 {
+    let told = list.hash();
+    if told != 0 {
+        return told;
+    }
+    let mut bytes = [0; FLOW_BYTES];
+    let Some(packet) = list.packet() else { return 0 };
+    packet.copy(0, &mut bytes);
+    let (addresses, protocol, transport) = match u16_at(&bytes, ETHERNET - 2) {
+        // Of a fragment, only the first has ports.
+        Some(TYPE_IPV4) if bytes[20] & 0x3f == 0 && bytes[21] == 0 => {
+            (26..34, bytes[23], ETHERNET + usize::from(bytes[14] & 15) * 4)
+        }
+        Some(TYPE_IPV4) => (26..34, 0, 0),
+        Some(TYPE_IPV6) => (22..54, bytes[20], 54),
+        _ => return 0,
+    };
+    let ports = if matches!(protocol, TCP | UDP) { u32_at(&bytes, transport).unwrap_or(0) } else { 0 };
+    let (words, _) = bytes.get(addresses).unwrap_or(&[]).as_chunks::<4>();
+    let mixed = words.iter().fold(ports, |mixed, word| (mixed ^ u32::from_be_bytes(*word)).wrapping_mul(0x9e37_79b1));
+    mixed >> 16
+}
+
+/// What sending uses, under the lock.
+pub struct Hot {
+    /// The queue.
+    pub ring: Box<tx::Queue<Frame, SharedPages>>,
+    /// Its event channel, while there is one.
+    pub event: Option<Event>,
+    /// Lists that have packets for which there was no room yet.
+    waiting: SendChain,
+    /// What was sent.
+    pub traffic: Traffic,
+}
+
+/// The sending side of a queue.
+pub struct Transmit {
+    common: Shared<Common>,
+    /// Lists that NDIS has not got back. Counted down only then, since a pause may end when it is 0.
+    lists: AtomicU32,
+    /// Never held while NDIS is called.
+    pub hot: SpinLock<Hot>,
+}
+
+impl Hot {
+    /// Moves lists that wait into the queue, as far as there is room. Those that ended at once go to `done`.
+    fn fill(&mut self, common: &Common, done: &mut SendChain) {
+        while let Some(list) = self.waiting.front() {
+            let (sums, large, tag) = (list.checksum(), list.large_send(), list.tag());
+            let offload = offload_of(common, sums, large, tag);
+            while let Some(packet) = list.packet() {
+                if self.ring.is_full() {
+                    return;
+                }
+                list.advance();
+                let mut destination = [0; 6];
+                let whole = packet.copy(0, &mut destination) == destination.len();
+                let ended = match offload {
+                    Some(offload) if whole => {
+                        let class = Class::of(destination);
+                        // There is room, as was seen above.
+                        self.ring.send(Frame { packet, offload, class }).err().map(|frame| frame.packet)
+                    }
+                    _ => Some(packet),
+                };
+                if let Some(packet) = ended {
+                    self.traffic.errors += 1;
+                    if let Some(list) = packet.finish(NdisStatus::INVALID_PACKET) {
+                        done.push(list);
+                    }
+                }
+            }
+            let Some(list) = self.waiting.pop() else { return };
+            if list.is_empty() {
+                done.push(list);
+            } else {
+                list.leave();
+            }
+        }
+    }
+
+    /// A packet has ended.
+    fn finish(&mut self, frame: Frame, status: Status, done: &mut SendChain) {
+        let status = match status {
+            Status::Sent => {
+                self.traffic.count(frame.class, 1, frame.packet.len().into());
+                NdisStatus::SUCCESS
+            }
+            Status::Dropped | Status::Resources => {
+                self.traffic.discards += 1;
+                NdisStatus::RESOURCES
+            }
+            Status::Malformed => {
+                self.traffic.errors += 1;
+                NdisStatus::INVALID_PACKET
+            }
+            Status::Gone => {
+                self.traffic.discards += 1;
+                NdisStatus::ADAPTER_REMOVED
+            }
+        };
+        if let Some(list) = frame.packet.finish(status) {
+            done.push(list);
+        }
+    }
+
+    /// Gives up what the backend has nothing of, where `which` holds.
+    fn abort(&mut self, status: NdisStatus, id: Option<CancelId>, done: &mut SendChain) {
+        while let Some(frame) = self.ring.cancel(|frame| id.is_none_or(|id| frame.packet.is_cancelled_by(id))) {
+            self.traffic.discards += 1;
+            if let Some(list) = frame.packet.finish(status) {
+                done.push(list);
+            }
+        }
+        let mut kept = SendChain::new();
+        while let Some(list) = self.waiting.pop() {
+            if id.is_some_and(|id| !list.is_cancelled_by(id)) {
+                kept.push(list);
+            } else if let Some(list) = list.abort(status) {
+                done.push(list);
+            }
+        }
+        self.waiting = kept;
+    }
+}
+
+/// Not inlined, to keep what is made off the caller's frame.
+#[inline(never)]
+fn make_ring(address: Address) -> Result<Box<tx::Queue<Frame, SharedPages>>, NdisStatus> {
+    Ok(try_box(tx::Queue::new(PACKETS, address).ok_or(NdisStatus::RESOURCES)?)?)
+}
+
+impl Transmit {
+    /// A queue that is not connected; `address` is the adapter's.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(common: Shared<Common>, address: Address) -> Result<Self, NdisStatus> {
+        let ring = make_ring(address)?;
+        Ok(Self {
+            common,
+            lists: AtomicU32::new(0),
+            hot: SpinLock::new(Hot { ring, event: None, waiting: SendChain::new(), traffic: Traffic::default() }),
+        })
+    }
+
+    /// Sends lists. IRQL <= DISPATCH_LEVEL.
+    pub fn send(&self, mut lists: SendChain, dispatch: bool) {
+        self.lists.fetch_add(lists.len(), Ordering::AcqRel);
+        let mut done = SendChain::new();
+        let more = {
+            let mut hot = self.hot.lock();
+            if !self.common.is_sending() {
+                drop(hot);
+                self.refuse(lists, dispatch);
+                return;
+            }
+            hot.waiting.append(core::mem::take(&mut lists));
+            hot.fill(&self.common, &mut done);
+            let progress = hot.ring.flush(&self.common.client);
+            self.tell(&hot, progress)
+        };
+        self.complete(done, dispatch);
+        if more {
+            self.drain(BUDGET);
+        }
+    }
+
+    /// Completes lists that cannot be sent at the moment.
+    fn refuse(&self, mut lists: SendChain, dispatch: bool) {
+        let status = self.common.why_not_sending();
+        let mut done = SendChain::new();
+        while let Some(list) = lists.pop() {
+            if let Some(list) = list.abort(status) {
+                done.push(list);
+            }
+        }
+        self.complete(done, dispatch);
+    }
+
+    fn complete(&self, done: SendChain, dispatch: bool) {
+        let count = done.len();
+        if count > 0 {
+            self.common.ndis.complete_sends(done, dispatch);
+            self.lists.fetch_sub(count, Ordering::AcqRel);
+            self.common.look_whether_paused();
+        }
+    }
+
+    /// Does what the queue asks for after a step; whether there is more to take.
+    fn tell(&self, hot: &Hot, progress: Progress) -> bool {
+        if progress.notify
+            && let Some(event) = hot.event
+        {
+            self.common.client.send(event);
+        }
+        if hot.ring.is_broken() || hot.ring.has_held() || hot.ring.multicast_refused() {
+            self.common.work.set();
+        }
+        progress.more
+    }
+
+    /// Takes what the backend answered and completes it, until nothing is left or the budget is; only then is an event
+    /// asked for. IRQL <= DISPATCH_LEVEL.
+    pub fn drain(&self, budget: u32) -> EventOutcome {
+        let mut left = budget;
+        loop {
+            let mut done = SendChain::new();
+            let quiet = {
+                let mut hot = self.hot.lock();
+                let mut taken = 0;
+                while taken < BATCH
+                    && let Some((frame, status)) = hot.ring.complete(&self.common.client, &mut left)
+                {
+                    hot.finish(frame, status, &mut done);
+                    taken += 1;
+                }
+                if taken < BATCH {
+                    hot.fill(&self.common, &mut done);
+                    let progress = hot.ring.rearm(&self.common.client);
+                    !self.tell(&hot, progress)
+                } else {
+                    false
+                }
+            };
+            self.complete(done, false);
+            if quiet {
+                return if left == budget { EventOutcome::Spurious } else { EventOutcome::Done };
+            }
+            if left == 0 {
+                return EventOutcome::More;
+            }
+        }
+    }
+
+    /// Has the queue make a step, and does what it asks for. IRQL <= DISPATCH_LEVEL.
+    pub fn step(&self, step: impl FnOnce(&mut tx::Queue<Frame, SharedPages>) -> Progress) {
+        let more = {
+            let mut hot = self.hot.lock();
+            let progress = step(&mut hot.ring);
+            self.tell(&hot, progress)
+        };
+        if more {
+            self.drain(BUDGET);
+        }
+    }
+
+    /// Gives up what the backend has nothing of: all of it, or what goes by `id`. IRQL <= DISPATCH_LEVEL.
+    pub fn abort(&self, status: NdisStatus, id: Option<CancelId>) {
+        let mut done = SendChain::new();
+        self.hot.lock().abort(status, id, &mut done);
+        self.complete(done, false);
+    }
+
+    /// Lists that are not completed. IRQL <= DISPATCH_LEVEL.
+    pub fn lists(&self) -> u32 {
+        self.lists.load(Ordering::Acquire)
+    }
+}
+
+impl EventHandler for Transmit {
+    fn event(&self) -> EventOutcome {
+        if self.common.is_frozen() {
+            return EventOutcome::Done;
+        }
+        self.drain(BUDGET)
+    }
+}
