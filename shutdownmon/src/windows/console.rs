@@ -1,0 +1,18 @@
+//! The service's work in a console.
+
+use std::process::ExitCode;
+
+use xenstore_client::Client;
+
+use super::Windows;
+use crate::Monitor;
+
+/// Runs until the console is closed or Ctrl+C is pressed: then Windows ends the process, and xenpci closes what it had open.
+///
+/// # Errors
+/// None.
+pub fn run() -> anyhow::Result<ExitCode> {
+    let system = Windows::console();
+    Monitor::new(&system).run(Client::open);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,8 @@
+//! Windows as a [`System`](crate::System), and the service.
+
+pub mod console;
+mod event_log;
+pub mod service;
+mod system;
+
+pub use system::Windows;

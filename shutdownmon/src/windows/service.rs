@@ -1,0 +1,211 @@
+//! The service: its entry in the service manager, and its life.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use windows_service::service::{
+    ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceControlAccept, ServiceErrorControl,
+    ServiceExitCode, ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo, ServiceStartType, ServiceState,
+    ServiceStatus, ServiceType,
+};
+use windows_service::service_control_handler::{self, ServiceControlHandlerResult};
+use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
+use windows_service::{define_windows_service, service_dispatcher};
+use xenstore_client::{Client, Store};
+
+use super::{Windows, event_log};
+use crate::{Monitor, Stopper};
+
+/// The service's name.
+pub const NAME: &str = "shutdownmon";
+const DISPLAY_NAME: &str = "Xen shutdown monitor";
+const DESCRIPTION: &str =
+    "Shuts down and restarts Windows when the Xen toolstack wants it, and tells the toolstack what runs in the domain.";
+/// How long a stop may take.
+const STOP_TIME: Duration = Duration::from_secs(30);
+/// After a crash the service is started again: at once, after 10 seconds, and then after a minute each.
+const RESTARTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
+/// `ERROR_SERVICE_DOES_NOT_EXIST`.
+const DOES_NOT_EXIST: i32 = 1060;
+/// `ERROR_FAILED_SERVICE_CONTROLLER_CONNECT`.
+const NOT_STARTED_BY_MANAGER: i32 = 1063;
+
+define_windows_service!(entry, entered);
+
+fn code(error: &windows_service::Error) -> Option<i32> {
+    match error {
+        windows_service::Error::Winapi(error) => error.raw_os_error(),
+        _ => None,
+    }
+}
+
+/// Installs the service, or brings one that is there up to date, and starts it.
+///
+/// # Errors
+/// Not an administrator; the service manager refuses.
+pub fn install() -> anyhow::Result<ExitCode> {
+    let manager = manager(ServiceManagerAccess::CONNECT | ServiceManagerAccess::CREATE_SERVICE)?;
+    let access = ServiceAccess::CHANGE_CONFIG | ServiceAccess::START | ServiceAccess::QUERY_STATUS;
+    let info = ServiceInfo {
+        name: NAME.into(),
+        display_name: DISPLAY_NAME.into(),
+        service_type: ServiceType::OWN_PROCESS,
+        start_type: ServiceStartType::AutoStart,
+        error_control: ServiceErrorControl::Normal,
+        executable_path: std::env::current_exe().context("the path of this program")?,
+        launch_arguments: vec!["service".into()],
+        dependencies: vec![],
+        account_name: None,
+        account_password: None,
+    };
+    let service = match manager.open_service(NAME, access) {
+        Ok(service) => {
+            service.change_config(&info).context("changing the service")?;
+            service
+        }
+        Err(error) if code(&error) == Some(DOES_NOT_EXIST) => {
+            manager.create_service(&info, access).context("making the service")?
+        }
+        Err(error) => return Err(error).context("opening the service"),
+    };
+    service.set_description(DESCRIPTION).context("the service's description")?;
+    let actions = RESTARTS.map(|delay| ServiceAction { action_type: ServiceActionType::Restart, delay });
+    let failure = ServiceFailureActions {
+        reset_period: ServiceFailureResetPeriod::After(Duration::from_secs(24 * 60 * 60)),
+        reboot_msg: None,
+        command: None,
+        actions: Some(actions.to_vec()),
+    };
+    service.update_failure_actions(failure).context("what follows a crash of the service")?;
+    // Without it only a crash is followed by a restart.
+    if let Err(error) = service.set_failure_actions_on_non_crash_failures(true) {
+        eprintln!("warning: what follows a failure of the service cannot be set: {error}");
+    }
+    event_log::register().context("the source in the event log")?;
+    if service.query_status().context("the service's state")?.current_state == ServiceState::Stopped {
+        service.start::<OsString>(&[]).context("starting the service")?;
+    }
+    println!("{NAME} is installed and started");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Stops the service and removes it. One that is not there is removed already.
+///
+/// # Errors
+/// Not an administrator; the service manager refuses; the service does not stop.
+pub fn uninstall() -> anyhow::Result<ExitCode> {
+    let manager = manager(ServiceManagerAccess::CONNECT)?;
+    let access = ServiceAccess::STOP | ServiceAccess::QUERY_STATUS | ServiceAccess::DELETE;
+    let service = match manager.open_service(NAME, access) {
+        Ok(service) => service,
+        Err(error) if code(&error) == Some(DOES_NOT_EXIST) => {
+            println!("{NAME} is not installed");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => return Err(error).context("opening the service"),
+    };
+    if service.query_status().context("the service's state")?.current_state != ServiceState::Stopped {
+        service.stop().context("stopping the service")?;
+        let until = Instant::now() + STOP_TIME;
+        while service.query_status().context("the service's state")?.current_state != ServiceState::Stopped {
+            if Instant::now() > until {
+                bail!("the service does not stop within {} s", STOP_TIME.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    service.delete().context("removing the service")?;
+    if let Err(error) = event_log::unregister() {
+        eprintln!("warning: the source in the event log cannot be removed: {error}");
+    }
+    println!("{NAME} is removed");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says how the service and its connection are. Exit code 3: the service does not run; 4: xenstore cannot be reached.
+///
+/// # Errors
+/// The service manager refuses.
+pub fn status() -> anyhow::Result<ExitCode> {
+    let manager = manager(ServiceManagerAccess::CONNECT)?;
+    let running = match manager.open_service(NAME, ServiceAccess::QUERY_STATUS) {
+        Ok(service) => {
+            let state = service.query_status().context("the service's state")?.current_state;
+            println!("service: {state:?}");
+            state == ServiceState::Running
+        }
+        Err(error) if code(&error) == Some(DOES_NOT_EXIST) => {
+            println!("service: not installed");
+            false
+        }
+        Err(error) => return Err(error).context("opening the service"),
+    };
+    let name = Client::open().and_then(|client| client.read_string("name"));
+    match &name {
+        Ok(name) => println!("xenstore: connected; the domain is {name}"),
+        Err(error) => println!("xenstore: {error}"),
+    }
+    Ok(match (running, name) {
+        (true, Ok(_)) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::from(3),
+        (true, Err(_)) => ExitCode::from(4),
+    })
+}
+
+fn manager(access: ServiceManagerAccess) -> anyhow::Result<ServiceManager> {
+    ServiceManager::local_computer(None::<&str>, access).context("the service manager (is this an administrator?)")
+}
+
+/// Started by the service manager.
+///
+/// # Errors
+/// It was started by somebody else.
+pub fn serve() -> anyhow::Result<ExitCode> {
+    match service_dispatcher::start(NAME, entry) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) if code(&error) == Some(NOT_STARTED_BY_MANAGER) => {
+            bail!("only the service manager starts this; see `install` and `console`")
+        }
+        Err(error) => Err(error).context("the service manager"),
+    }
+}
+
+/// The service's own thread.
+fn entered(_arguments: Vec<OsString>) {
+    let system = Windows::service();
+    if let Err(error) = live(&system) {
+        crate::System::note(&system, crate::Level::Error, &format!("the service ends: {error:#}"));
+    }
+}
+
+fn live(system: &Windows) -> anyhow::Result<()> {
+    let monitor = Monitor::new(system);
+    let stopper: Mutex<Stopper> = Mutex::new(monitor.stopper());
+    let handle = service_control_handler::register(NAME, move |control| match control {
+        ServiceControl::Stop | ServiceControl::Shutdown => {
+            stopper.lock().unwrap_or_else(PoisonError::into_inner).stop();
+            ServiceControlHandlerResult::NoError
+        }
+        ServiceControl::Interrogate => ServiceControlHandlerResult::NoError,
+        _ => ServiceControlHandlerResult::NotImplemented,
+    })
+    .context("the control handler")?;
+    let tell = |state, accepted| {
+        handle.set_service_status(ServiceStatus {
+            service_type: ServiceType::OWN_PROCESS,
+            current_state: state,
+            controls_accepted: accepted,
+            exit_code: ServiceExitCode::Win32(0),
+            checkpoint: 0,
+            wait_hint: Duration::ZERO,
+            process_id: None,
+        })
+    };
+    tell(ServiceState::Running, ServiceControlAccept::STOP | ServiceControlAccept::SHUTDOWN)
+        .context("telling that the service runs")?;
+    monitor.run(Client::open);
+    tell(ServiceState::Stopped, ServiceControlAccept::empty()).context("telling that the service has stopped")
+}
