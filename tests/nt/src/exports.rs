@@ -102,6 +102,7 @@ static TABLES: &[&[Export]] = &[
     crate::crt::EXPORTS,
     crate::seh::EXPORTS,
     crate::storport::EXPORTS,
+    crate::ndis::EXPORTS,
 ];
 
 /// All exports.

@@ -1,4 +1,4 @@
-//! An NT personality: what ntoskrnl, hal and storport export, over a [`platform::Platform`].
+//! An NT personality: what ntoskrnl, hal, storport and ndis export, over a [`platform::Platform`].
 //!
 //! The exports are `unsafe extern "win64"` functions with their documented names and meaning, and the same functions are
 //! the interface between the parts of this crate. Layouts are declared here from public documentation, apart from those
@@ -19,6 +19,8 @@ pub mod io;
 pub mod ke;
 pub mod loader;
 pub mod mm;
+pub mod ndis;
+pub mod net;
 pub mod ob;
 pub mod platform;
 pub mod pnp;

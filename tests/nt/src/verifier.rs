@@ -428,7 +428,9 @@ pub fn max_irql(name: &str) -> Kirql {
         "PoStartNextPowerIrp",
         "StorPortGetScatterGatherList",
     ];
-    if name.starts_with("Zw") || PASSIVE.contains(&name) {
+    if let Some(irql) = crate::ndis::max_irql(name) {
+        irql
+    } else if name.starts_with("Zw") || PASSIVE.contains(&name) {
         PASSIVE_LEVEL
     } else if APC.contains(&name) {
         APC_LEVEL

@@ -80,6 +80,11 @@ pub fn refusal(name: &str) -> Option<Refusal> {
         | "IoRegisterShutdownNotification"
         | "PoRequestPowerIrp"
         | "PsCreateSystemThread"
+        | "NdisAllocateTimerObject"
+        | "NdisMRegisterMiniportDriver"
+        | "NdisMRegisterScatterGatherDma"
+        | "NdisMSetMiniportAttributes"
+        | "NdisOpenConfigurationEx"
         | "RtlAnsiStringToUnicodeString"
         | "ZwCreateKey"
         | "ZwOpenKey"
@@ -101,7 +106,16 @@ pub fn refusal(name: &str) -> Option<Refusal> {
         | "MmAllocatePagesForMdl"
         | "MmAllocatePagesForMdlEx"
         | "MmMapIoSpace"
-        | "MmMapIoSpaceEx" => Refusal::Null,
+        | "MmMapIoSpaceEx"
+        | "NdisAllocateIoWorkItem"
+        | "NdisAllocateMdl"
+        | "NdisAllocateNetBuffer"
+        | "NdisAllocateNetBufferAndNetBufferList"
+        | "NdisAllocateNetBufferList"
+        | "NdisAllocateNetBufferListPool"
+        | "NdisAllocateNetBufferMdlAndData"
+        | "NdisAllocateNetBufferPool"
+        | "NdisAllocateMemoryWithTagPriority" => Refusal::Null,
         "MmMapLockedPagesSpecifyCache" => Refusal::NullUnlessBugCheck,
         _ => return None,
     })

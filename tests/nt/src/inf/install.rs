@@ -183,7 +183,11 @@ impl Store {
         }
 
         work.copy_files(inf, &section)?;
-        work.registry(inf, &section, &Root::Plain(software))?;
+        work.registry(inf, &section, &Root::Plain(software.clone()))?;
+        if guid == super::net::CLASS {
+            super::net::install(work.hive, &software, instance, now)
+                .map_err(|error| InfError::new(0, alloc::format!("{software}: {error:?}")))?;
+        }
         let root = Root::Device(device_path.clone());
         work.registry(inf, &alloc::format!("{section}.HW"), &root)?;
         work.filters(inf, &alloc::format!("{section}.Filters"), &device_path)?;

@@ -2,4 +2,5 @@
 //! registry and the system volume. All of it is pure and tested on the host.
 pub mod install;
 pub mod models;
+pub mod net;
 pub mod parse;

@@ -4,6 +4,7 @@ use super::device::IoGetAttachedDeviceReference;
 use super::irp::{IoAllocateIrp, IoFreeIrp, next};
 use super::kernel::pool_free;
 use super::request::deliver;
+use super::security::{self, Token};
 use super::status::*;
 use super::text;
 use crate::ke;
@@ -80,6 +81,18 @@ unsafe fn deleted(body: *mut c_void) {
 /// # Safety
 /// IRQL = PASSIVE_LEVEL.
 pub unsafe fn open(path: &str, access: u32, share: u16) -> Result<*mut FileObject, NtStatus> {
+    // SAFETY: per the contract.
+    unsafe { open_as(path, access, share, None) }
+}
+
+/// As [`open`], for a user with that token; `None`: for the kernel, which is not checked.
+///
+/// # Errors
+/// As there; STATUS_ACCESS_DENIED.
+///
+/// # Safety
+/// IRQL = PASSIVE_LEVEL.
+pub unsafe fn open_as(path: &str, access: u32, share: u16, token: Option<Token>) -> Result<*mut FileObject, NtStatus> {
     let (object, rest) = namespace::lookup(path, false)?;
     // SAFETY: the object is referenced, the file object fresh.
     unsafe {
@@ -94,6 +107,11 @@ pub unsafe fn open(path: &str, access: u32, share: u16) -> Result<*mut FileObjec
         };
         if (*device).flags & do_flags::DEVICE_INITIALIZING != 0 {
             return refuse(STATUS_NO_SUCH_DEVICE);
+        }
+        if let Some(token) = token
+            && let Err(status) = security::check(device, &rest, access, token)
+        {
+            return refuse(status);
         }
         let count = AtomicI32::from_ptr(&raw mut (*device).reference_count);
         if count.fetch_add(1, Ordering::AcqRel) > 0 && (*device).flags & do_flags::EXCLUSIVE != 0 {
@@ -122,7 +140,6 @@ pub unsafe fn open(path: &str, access: u32, share: u16) -> Result<*mut FileObjec
             create.share = share;
             location.parameters.create = create;
         });
-        let _ = access;
         if status < 0 {
             (*file).flags |= FO_FILE_OPEN_CANCELLED;
             count.fetch_sub(1, Ordering::AcqRel);
@@ -132,6 +149,18 @@ pub unsafe fn open(path: &str, access: u32, share: u16) -> Result<*mut FileObjec
         // A file object without a handle (IoGetDeviceObjectPointer) holds the device by reference alone.
         count.fetch_sub(1, Ordering::AcqRel);
         Ok(file)
+    }
+}
+
+/// A handle for an open file; it takes the caller's reference over.
+///
+/// # Safety
+/// The file came from [`open`] or [`open_as`]. IRQL = PASSIVE_LEVEL.
+pub unsafe fn handle_of(file: *mut FileObject, access: u32) -> Handle {
+    // SAFETY: per the contract.
+    unsafe {
+        AtomicI32::from_ptr(&raw mut (*(*file).device).reference_count).fetch_add(1, Ordering::AcqRel);
+        handle::insert(file.cast(), access)
     }
 }
 
@@ -147,8 +176,7 @@ unsafe fn create(
         let opened = namespace::path_of(attributes).and_then(|path| open(&path, access, share as u16));
         let status = match opened {
             Ok(file) => {
-                AtomicI32::from_ptr(&raw mut (*(*file).device).reference_count).fetch_add(1, Ordering::AcqRel);
-                *result = handle::insert(file.cast(), access);
+                *result = handle_of(file, access);
                 STATUS_SUCCESS
             }
             Err(status) => status,

@@ -13,9 +13,11 @@ pub mod kernel;
 pub mod notify;
 pub mod partition;
 pub mod request;
+pub mod security;
 pub mod startio;
 pub mod status;
 pub mod text;
+pub mod user;
 pub mod work;
 
 /// Starts what the I/O manager runs on. Once, at PASSIVE_LEVEL.

@@ -16,6 +16,7 @@ pub mod queue;
 pub mod sched;
 pub mod shared;
 pub mod spinlock;
+pub mod stack;
 pub mod thread;
 pub mod time;
 pub mod timer;
@@ -48,7 +49,7 @@ pub use time::*;
 pub use timer::*;
 pub use wait::*;
 
-/// `InitSafeBootMode`: 0, a normal boot.
+/// `InitSafeBootMode`: 0 in a normal boot, 1 to 3 in a safe one; set by [`crate::pnp::boot`].
 pub static mut InitSafeBootMode: u32 = 0;
 /// `KeNumberProcessors`; set by [`start`].
 pub static mut KeNumberProcessors: i8 = 1;

@@ -2,6 +2,7 @@
 //! that waits, is waited for or runs. The lock is held with interrupts off and never while a driver is called.
 
 use super::abi::*;
+use super::stack;
 use crate::platform::platform;
 use crate::sync::{IrqGuard, IrqLock};
 use alloc::boxed::Box;
@@ -210,34 +211,6 @@ impl Thread {
     }
 }
 
-/// Changes stacks: pushes what a callee must keep, stores RSP at `from`, loads it from `to`.
-#[unsafe(naked)]
-unsafe extern "sysv64" fn switch_stacks(_from: *mut usize, _to: usize) {
-    naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "sub rsp, 8",
-        "stmxcsr [rsp]",
-        "fnstcw [rsp + 4]",
-        "mov [rdi], rsp",
-        "mov rsp, rsi",
-        "ldmxcsr [rsp]",
-        "fldcw [rsp + 4]",
-        "add rsp, 8",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "ret",
-    )
-}
-
 /// The first frame of a thread: calls `enter` on an aligned stack.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn first_frame() {
@@ -381,7 +354,7 @@ pub(super) unsafe fn switch_away(mut guard: IrqGuard<'static, Dispatcher>) {
         (*previous).irql = platform().irql();
         crate::verifier::thread_switched(cpu as u32);
         let enabled = guard.keep();
-        switch_stacks(&raw mut (*previous).rsp, (*next).rsp);
+        stack::change(&raw mut (*previous).rsp, (*next).rsp);
         finish_switch((*previous).irql, enabled);
     }
 }
@@ -514,14 +487,7 @@ pub unsafe fn start_thread(
         let count = platform().processors();
         thread.affinity = if count >= 64 { u64::MAX } else { (1 << count) - 1 };
         thread.user_affinity = thread.affinity;
-        // What `switch_stacks` pops: control words, six registers, the return address. `first_frame` then runs with
-        // the alignment of a function's entry, less the return address that its call pushes.
-        let words = top.as_ptr().cast::<usize>().sub(16);
-        words.write_bytes(0, 16);
-        words.cast::<u32>().write(0x1f80);
-        words.cast::<u32>().add(1).write(0x37f);
-        words.add(7).write(first_frame as *const () as usize);
-        thread.rsp = words as usize;
+        thread.rsp = stack::prepare(top.as_ptr() as usize, first_frame);
         let mut guard = dispatcher();
         thread.id = guard.next_id;
         guard.next_id += 4;

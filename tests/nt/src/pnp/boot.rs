@@ -49,7 +49,7 @@ pub struct BootConfig {
     pub registry: Option<String>,
     /// Packages to install from, in the order they are tried for `[DefaultInstall]`.
     pub packages: Vec<Package>,
-    /// Registry values to set before any driver runs: key below `Services`, name, type, data.
+    /// Registry values to set before any driver runs: key below the control set, name, type, data.
     pub values: Vec<(String, String, u32, Vec<u8>)>,
     /// `SystemStartOptions`: the options of the boot entry, as in ` NOEXECUTE=OPTIN NOGPLPV`.
     pub start_options: String,
@@ -84,9 +84,19 @@ fn defaults(config: &BootConfig) {
             }
         };
         set(r"Control\ServiceGroupOrder", "List", hive::REG_MULTI_SZ, hive::multi_sz(&GROUPS), true);
+        let mut options = config.start_options.split_ascii_whitespace();
+        if let Some(kind) = options.find_map(|option| option.strip_prefix("SAFEBOOT:")) {
+            let mode = match kind {
+                "NETWORK" => 2,
+                "DSREPAIR" => 3,
+                _ => 1,
+            };
+            // SAFETY: no driver runs yet that could read it.
+            unsafe { crate::ke::InitSafeBootMode = mode };
+        }
         set("Control", "SystemStartOptions", hive::REG_SZ, hive::sz(&config.start_options), false);
         for (key, name, kind, data) in &config.values {
-            set(&alloc::format!(r"Services\{key}"), name, *kind, data.clone(), false);
+            set(key, name, *kind, data.clone(), false);
         }
     });
 }

@@ -63,7 +63,7 @@ fn with_key<R>(parent: *mut c_void, path: &str, body: impl FnOnce(*mut c_void) -
 }
 
 /// Type and data of a value.
-fn query(key: *mut c_void, name: &str) -> Option<(u32, Vec<u8>)> {
+pub(crate) fn query(key: *mut c_void, name: &str) -> Option<(u32, Vec<u8>)> {
     let mut text = to_unicode(name);
     let mut buffer = alloc::vec![0u8; LIMIT + 12];
     let mut used = 0u32;
@@ -82,7 +82,7 @@ fn query(key: *mut c_void, name: &str) -> Option<(u32, Vec<u8>)> {
 }
 
 /// Sets a value.
-fn set(key: *mut c_void, name: &str, kind: u32, data: &[u8]) -> bool {
+pub(crate) fn set(key: *mut c_void, name: &str, kind: u32, data: &[u8]) -> bool {
     let mut text = to_unicode(name);
     // SAFETY: name and data live until the call returned.
     unsafe {

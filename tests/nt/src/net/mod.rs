@@ -1,0 +1,13 @@
+//! The protocol side of the network: what is bound to adapters.
+//!
+//! `packet` builds NET_BUFFER_LISTs out of frames, cut to MDLs in any way; `client` sends and receives frames with what
+//! stands out of band; `stack` is a TCP/IP endpoint (smoltcp) over a client; `checksum` is what the two need of headers.
+
+pub mod checksum;
+pub mod client;
+pub mod packet;
+pub mod stack;
+
+pub use client::{Client, Sending};
+pub use packet::{Layout, Outgoing, Packet};
+pub use stack::{Stack, StackConfig};

@@ -1,0 +1,275 @@
+//! Frames on their way down: NET_BUFFER_LISTs over MDL chains that are cut as a test wants them.
+
+use crate::disk::Buffer;
+use crate::mm::abi::Mdl;
+use crate::mm::mdl::{IoAllocateMdl, IoFreeMdl, MmBuildMdlForNonPagedPool};
+use crate::ndis::abi::{Handle, Header, object};
+use crate::ndis::packet::{Nb, NbPoolParameters, Nbl, NblPoolParameters, buffers, info, lists};
+use crate::ndis::pool::{
+    NdisAllocateNetBuffer, NdisAllocateNetBufferList, NdisAllocateNetBufferListPool, NdisAllocateNetBufferPool,
+    NdisFreeNetBuffer, NdisFreeNetBufferList, NdisFreeNetBufferListPool, NdisFreeNetBufferPool,
+};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+/// How the bytes of a frame lie in memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Bytes of the MDLs in front of the last, which gets the rest. Pieces past the frame's end are left out.
+    pub pieces: Vec<usize>,
+    /// Where in its page each MDL begins; the last value goes for all further ones. Empty: 0.
+    pub offsets: Vec<usize>,
+    /// Bytes in the first MDL in front of the data (DataOffset).
+    pub lead: usize,
+    /// Bytes in the last MDL behind the data.
+    pub tail: usize,
+}
+
+/// A frame to send.
+#[derive(Clone, Debug, Default)]
+pub struct Packet {
+    /// Its bytes, from the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// How they lie.
+    pub layout: Layout,
+}
+
+/// A NET_BUFFER_LIST to send: its frames and what stands out of band.
+#[derive(Clone, Debug, Default)]
+pub struct Outgoing {
+    /// One NET_BUFFER each.
+    pub packets: Vec<Packet>,
+    /// `NDIS_TCP_IP_CHECKSUM_NET_BUFFER_LIST_INFO`: see [`super::checksum::transmit`].
+    pub checksum: u32,
+    /// `NDIS_TCP_LARGE_SEND_OFFLOAD_NET_BUFFER_LIST_INFO`: see [`Outgoing::large`].
+    pub large_send: u32,
+    /// `NDIS_NET_BUFFER_LIST_8021Q_INFO`: see [`Outgoing::tagged`].
+    pub vlan: u32,
+    /// `NetBufferListCancelId`, 0 for none.
+    pub cancel_id: usize,
+    /// RSS hash and its information, of the connection it belongs to.
+    pub hash: (u32, u32),
+}
+
+impl Outgoing {
+    /// One frame in one piece.
+    pub fn frame(bytes: Vec<u8>) -> Self {
+        Self { packets: alloc::vec![Packet { bytes, layout: Layout::default() }], ..Self::default() }
+    }
+
+    /// One frame, laid out.
+    pub fn laid_out(bytes: Vec<u8>, layout: Layout) -> Self {
+        Self { packets: alloc::vec![Packet { bytes, layout }], ..Self::default() }
+    }
+
+    /// With a large send of version 2: segments of `mss` bytes; the TCP header begins at `offset`.
+    #[must_use]
+    pub fn large(mut self, mss: u32, offset: u32, v6: bool) -> Self {
+        self.large_send = (mss & 0xf_ffff) | (offset & 0x3ff) << 20 | 1 << 30 | u32::from(v6) << 31;
+        self
+    }
+
+    /// With a VLAN id and a priority.
+    #[must_use]
+    pub fn tagged(mut self, id: u16, priority: u8) -> Self {
+        self.vlan = u32::from(priority & 7) | u32::from(id & 0xfff) << 4;
+        self
+    }
+}
+
+/// How a send went.
+#[derive(Default)]
+pub struct Done {
+    status: AtomicI32,
+    done: AtomicBool,
+}
+
+impl Done {
+    pub(super) fn set(&self, status: i32) {
+        self.status.store(status, Ordering::Release);
+        self.done.store(true, Ordering::Release);
+    }
+
+    /// NDIS_STATUS_* of a send that is done.
+    pub fn status(&self) -> Option<i32> {
+        self.done.load(Ordering::Acquire).then(|| self.status.load(Ordering::Acquire))
+    }
+}
+
+/// What belongs to a list while it is out.
+struct Attached {
+    /// What the MDLs describe.
+    memory: Vec<Buffer>,
+    mdls: Vec<*mut Mdl>,
+    done: Arc<Done>,
+}
+
+/// The pools of a client.
+pub struct Pools {
+    lists: Handle,
+    buffers: Handle,
+}
+
+// SAFETY: handles belong to no processor.
+unsafe impl Send for Pools {}
+// SAFETY: as above.
+unsafe impl Sync for Pools {}
+
+/// `NDIS_PROTOCOL_ID_DEFAULT`.
+const PROTOCOL: u8 = 0;
+
+impl Pools {
+    /// New pools. IRQL = PASSIVE_LEVEL.
+    pub fn new() -> Option<Self> {
+        let tag = u32::from_le_bytes(*b"NetC");
+        let lists = NblPoolParameters {
+            header: Header::new(object::DEFAULT, 1, size_of::<NblPoolParameters>()),
+            protocol: PROTOCOL,
+            allocate_nb: 0,
+            context_size: 0,
+            tag,
+            data_size: 0,
+        };
+        let buffers = NbPoolParameters {
+            header: Header::new(object::DEFAULT, 1, size_of::<NbPoolParameters>()),
+            tag,
+            data_size: 0,
+        };
+        // SAFETY: the parameters are whole.
+        let pools = unsafe {
+            Self {
+                lists: NdisAllocateNetBufferListPool(ptr::null_mut(), &raw const lists),
+                buffers: NdisAllocateNetBufferPool(ptr::null_mut(), &raw const buffers),
+            }
+        };
+        (!pools.lists.is_null() && !pools.buffers.is_null()).then_some(pools)
+    }
+
+    /// The MDL chain of a packet; what it is made of is kept in `attached`. `None` without memory.
+    fn chain(packet: &Packet, attached: &mut Attached) -> Option<*mut Mdl> {
+        let layout = &packet.layout;
+        let mut rest = packet.bytes.as_slice();
+        let (mut first, mut last): (*mut Mdl, *mut Mdl) = (ptr::null_mut(), ptr::null_mut());
+        let mut wanted = layout.pieces.iter().copied().filter(|piece| *piece != 0);
+        for at in 0_usize.. {
+            let take = wanted.next().map_or(rest.len(), |piece| piece.min(rest.len()));
+            let (piece, behind) = rest.split_at(take);
+            rest = behind;
+            let lead = if at == 0 { layout.lead } else { 0 };
+            let tail = if rest.is_empty() { layout.tail } else { 0 };
+            let offset = layout.offsets.get(at).or(layout.offsets.last()).copied().unwrap_or(0);
+            let mut memory = Buffer::new(lead + piece.len() + tail, offset)?;
+            // What is not the frame's must not get out: it is there to be found.
+            memory.bytes_mut().fill(0xa5);
+            memory.bytes_mut()[lead..lead + piece.len()].copy_from_slice(piece);
+            let bytes = memory.bytes().len() as u32;
+            // SAFETY: the memory is resident and stays as long as the MDL.
+            unsafe {
+                let mdl = IoAllocateMdl(memory.address().cast(), bytes, 0, 0, ptr::null_mut());
+                if mdl.is_null() {
+                    return None;
+                }
+                MmBuildMdlForNonPagedPool(mdl);
+                attached.mdls.push(mdl);
+                attached.memory.push(memory);
+                if last.is_null() {
+                    first = mdl;
+                } else {
+                    (*last).next = mdl;
+                }
+                last = mdl;
+            }
+            if rest.is_empty() {
+                break;
+            }
+        }
+        Some(first)
+    }
+
+    /// Makes the list. IRQL <= DISPATCH_LEVEL. `None` without memory.
+    pub fn build(&self, outgoing: &Outgoing) -> Option<(*mut Nbl, Arc<Done>)> {
+        let done = Arc::new(Done::default());
+        // SAFETY: pools and chain are this client's; the list is given back whole on every way out.
+        unsafe {
+            let list = NdisAllocateNetBufferList(self.lists, 0, 0);
+            if list.is_null() {
+                return None;
+            }
+            let attached =
+                Box::into_raw(Box::new(Attached { memory: Vec::new(), mdls: Vec::new(), done: done.clone() }));
+            (*list).protocol_reserved[0] = attached.cast();
+            let mut last: *mut Nb = ptr::null_mut();
+            for packet in &outgoing.packets {
+                let buffer = Self::chain(packet, &mut *attached).map_or(ptr::null_mut(), |mdl| {
+                    NdisAllocateNetBuffer(self.buffers, mdl, packet.layout.lead as u32, packet.bytes.len())
+                });
+                if buffer.is_null() {
+                    self.take_apart(list);
+                    return None;
+                }
+                if last.is_null() {
+                    (*list).first = buffer;
+                } else {
+                    (*last).next = buffer;
+                }
+                last = buffer;
+            }
+            (*list).info[info::CHECKSUM] = outgoing.checksum as usize;
+            (*list).info[info::LARGE_SEND] = outgoing.large_send as usize;
+            (*list).info[info::IEEE_8021Q] = outgoing.vlan as usize;
+            (*list).info[info::CANCEL_ID] = outgoing.cancel_id;
+            (*list).info[info::HASH_VALUE] = outgoing.hash.0 as usize;
+            (*list).info[info::HASH_INFO] = outgoing.hash.1 as usize;
+            Some((list, done))
+        }
+    }
+
+    /// Frees a list of `build` that is back; its status is told to who waits for it.
+    ///
+    /// # Safety
+    /// The list was made here and nobody else has it.
+    pub unsafe fn take_apart(&self, list: *mut Nbl) -> i32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let attached = Box::from_raw((*list).protocol_reserved[0].cast::<Attached>());
+            let status = (*list).status;
+            let parts: Vec<*mut Nb> = buffers(list).collect();
+            for buffer in parts {
+                NdisFreeNetBuffer(buffer);
+            }
+            (*list).first = ptr::null_mut();
+            NdisFreeNetBufferList(list);
+            for &mdl in &attached.mdls {
+                IoFreeMdl(mdl);
+            }
+            attached.done.set(status);
+            status
+        }
+    }
+
+    /// As [`Pools::take_apart`], of a chain; how many there were and how many failed.
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn take_apart_all(&self, chain: *mut Nbl) -> (u64, u64) {
+        // SAFETY: the caller's promise; each list is read before it is freed.
+        unsafe { lists(chain).fold((0, 0), |(all, bad), list| (all + 1, bad + u64::from(self.take_apart(list) != 0))) }
+    }
+}
+
+impl Drop for Pools {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`; every list is back, else it is a violation.
+        unsafe {
+            if !self.buffers.is_null() {
+                NdisFreeNetBufferPool(self.buffers);
+            }
+            if !self.lists.is_null() {
+                NdisFreeNetBufferListPool(self.lists);
+            }
+        }
+    }
+}
