@@ -194,6 +194,65 @@ pub mod blkif {
     pub const INFO_READONLY: u32 = 4;
 }
 
+/// The header of a shared ring (ring.h): the same for every protocol.
+pub mod ring {
+    pub use super::blkif::{
+        RING_HEADER as HEADER, RING_REQ_EVENT as REQ_EVENT, RING_REQ_PROD as REQ_PROD, RING_RSP_EVENT as RSP_EVENT,
+        RING_RSP_PROD as RSP_PROD,
+    };
+}
+
+/// netif (netif.h): three rings of one page each.
+pub mod netif {
+    pub const TX_ENTRY: usize = 12;
+    pub const RX_ENTRY: usize = 8;
+    pub const CTRL_ENTRY: usize = 16;
+    pub const TX_RESPONSE: usize = 4;
+    pub const CTRL_RESPONSE: usize = 12;
+    pub const SLOTS_MIN: usize = 18;
+
+    pub const TXF_CSUM_BLANK: u16 = 1;
+    pub const TXF_DATA_VALIDATED: u16 = 2;
+    pub const TXF_MORE_DATA: u16 = 4;
+    pub const TXF_EXTRA_INFO: u16 = 8;
+    pub const RXF_DATA_VALIDATED: u16 = 1;
+    pub const RXF_CSUM_BLANK: u16 = 2;
+    pub const RXF_MORE_DATA: u16 = 4;
+    pub const RXF_EXTRA_INFO: u16 = 8;
+
+    pub const RSP_ERROR: i16 = -1;
+    pub const RSP_OKAY: i16 = 0;
+    pub const RSP_NULL: i16 = 1;
+
+    pub const EXTRA_GSO: u8 = 1;
+    pub const EXTRA_MCAST_ADD: u8 = 2;
+    pub const EXTRA_MCAST_DEL: u8 = 3;
+    pub const EXTRA_HASH: u8 = 4;
+    /// Linux's `XEN_NETIF_EXTRA_TYPE_XDP`; Xen 4.17's own header does not declare it.
+    pub const EXTRA_XDP: u8 = 5;
+    pub const EXTRA_FLAG_MORE: u8 = 1;
+    pub const GSO_TCPV4: u8 = 1;
+    pub const GSO_TCPV6: u8 = 2;
+
+    pub const CTRL_GET_HASH_FLAGS: u16 = 1;
+    pub const CTRL_SET_HASH_FLAGS: u16 = 2;
+    pub const CTRL_SET_HASH_KEY: u16 = 3;
+    pub const CTRL_GET_HASH_MAPPING_SIZE: u16 = 4;
+    pub const CTRL_SET_HASH_MAPPING_SIZE: u16 = 5;
+    pub const CTRL_SET_HASH_MAPPING: u16 = 6;
+    pub const CTRL_SET_HASH_ALGORITHM: u16 = 7;
+    pub const CTRL_SUCCESS: u32 = 0;
+    pub const CTRL_NOT_SUPPORTED: u32 = 1;
+    pub const CTRL_INVALID_PARAMETER: u32 = 2;
+
+    pub const HASH_TOEPLITZ: u32 = 1;
+    /// Numbers of the hash types; the flags are `1 << number`.
+    pub const HASH_IPV4: u8 = 0;
+    pub const HASH_IPV4_TCP: u8 = 1;
+    pub const HASH_IPV6: u8 = 2;
+    pub const HASH_IPV6_TCP: u8 = 3;
+}
+
 /// The xenstore ring page and wire (xs_wire.h).
 pub mod xs {
     pub const RING_SIZE: u32 = 1024;
@@ -254,6 +313,7 @@ mod tests {
         #include <xen/xen.h>\n#include <xen/memory.h>\n#include <xen/version.h>\n#include <xen/event_channel.h>\n\
         #include <xen/grant_table.h>\n#include <xen/sched.h>\n#include <xen/vcpu.h>\n#include <xen/hvm/hvm_op.h>\n\
         #include <xen/hvm/params.h>\n#include <xen/io/xs_wire.h>\n#include <xen/io/ring.h>\n#include <xen/io/blkif.h>\n\
+        #include <xen/io/netif.h>\n\
         DEFINE_RING_TYPES(blk, struct blkif_request, struct blkif_response);\n";
 
     #[test]
@@ -389,6 +449,64 @@ mod tests {
             ("offsetof(struct blkif_request_indirect, indirect_grefs)", 28),
             ("offsetof(struct blkif_response, operation)", 8),
             ("offsetof(struct blkif_response, status)", 10),
+            ("sizeof(union netif_tx_sring_entry)", netif::TX_ENTRY as u64),
+            ("sizeof(union netif_rx_sring_entry)", netif::RX_ENTRY as u64),
+            ("sizeof(union xen_netif_ctrl_sring_entry)", netif::CTRL_ENTRY as u64),
+            ("sizeof(struct netif_tx_response)", netif::TX_RESPONSE as u64),
+            ("sizeof(struct xen_netif_ctrl_response)", netif::CTRL_RESPONSE as u64),
+            ("XEN_NETIF_NR_SLOTS_MIN", netif::SLOTS_MIN as u64),
+            ("NETTXF_csum_blank", netif::TXF_CSUM_BLANK.into()),
+            ("NETTXF_data_validated", netif::TXF_DATA_VALIDATED.into()),
+            ("NETTXF_more_data", netif::TXF_MORE_DATA.into()),
+            ("NETTXF_extra_info", netif::TXF_EXTRA_INFO.into()),
+            ("NETRXF_data_validated", netif::RXF_DATA_VALIDATED.into()),
+            ("NETRXF_csum_blank", netif::RXF_CSUM_BLANK.into()),
+            ("NETRXF_more_data", netif::RXF_MORE_DATA.into()),
+            ("NETRXF_extra_info", netif::RXF_EXTRA_INFO.into()),
+            ("-NETIF_RSP_ERROR", u64::from(netif::RSP_ERROR.unsigned_abs())),
+            ("NETIF_RSP_OKAY", u64::from(netif::RSP_OKAY.unsigned_abs())),
+            ("NETIF_RSP_NULL", u64::from(netif::RSP_NULL.unsigned_abs())),
+            ("XEN_NETIF_EXTRA_TYPE_GSO", netif::EXTRA_GSO.into()),
+            ("XEN_NETIF_EXTRA_TYPE_MCAST_ADD", netif::EXTRA_MCAST_ADD.into()),
+            ("XEN_NETIF_EXTRA_TYPE_MCAST_DEL", netif::EXTRA_MCAST_DEL.into()),
+            ("XEN_NETIF_EXTRA_TYPE_HASH", netif::EXTRA_HASH.into()),
+            ("XEN_NETIF_EXTRA_FLAG_MORE", netif::EXTRA_FLAG_MORE.into()),
+            ("XEN_NETIF_GSO_TYPE_TCPV4", netif::GSO_TCPV4.into()),
+            ("XEN_NETIF_GSO_TYPE_TCPV6", netif::GSO_TCPV6.into()),
+            ("XEN_NETIF_CTRL_TYPE_GET_HASH_FLAGS", netif::CTRL_GET_HASH_FLAGS.into()),
+            ("XEN_NETIF_CTRL_TYPE_SET_HASH_FLAGS", netif::CTRL_SET_HASH_FLAGS.into()),
+            ("XEN_NETIF_CTRL_TYPE_SET_HASH_KEY", netif::CTRL_SET_HASH_KEY.into()),
+            ("XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE", netif::CTRL_GET_HASH_MAPPING_SIZE.into()),
+            ("XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE", netif::CTRL_SET_HASH_MAPPING_SIZE.into()),
+            ("XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING", netif::CTRL_SET_HASH_MAPPING.into()),
+            ("XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM", netif::CTRL_SET_HASH_ALGORITHM.into()),
+            ("XEN_NETIF_CTRL_STATUS_SUCCESS", netif::CTRL_SUCCESS.into()),
+            ("XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED", netif::CTRL_NOT_SUPPORTED.into()),
+            ("XEN_NETIF_CTRL_STATUS_INVALID_PARAMETER", netif::CTRL_INVALID_PARAMETER.into()),
+            ("XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ", netif::HASH_TOEPLITZ.into()),
+            ("_XEN_NETIF_CTRL_HASH_TYPE_IPV4", netif::HASH_IPV4.into()),
+            ("_XEN_NETIF_CTRL_HASH_TYPE_IPV4_TCP", netif::HASH_IPV4_TCP.into()),
+            ("_XEN_NETIF_CTRL_HASH_TYPE_IPV6", netif::HASH_IPV6.into()),
+            ("_XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP", netif::HASH_IPV6_TCP.into()),
+            ("offsetof(struct netif_tx_request, offset)", 4),
+            ("offsetof(struct netif_tx_request, flags)", 6),
+            ("offsetof(struct netif_tx_request, id)", 8),
+            ("offsetof(struct netif_tx_request, size)", 10),
+            ("offsetof(struct netif_tx_response, status)", 2),
+            ("offsetof(struct netif_rx_request, gref)", 4),
+            ("offsetof(struct netif_rx_response, offset)", 2),
+            ("offsetof(struct netif_rx_response, flags)", 4),
+            ("offsetof(struct netif_rx_response, status)", 6),
+            ("offsetof(struct netif_extra_info, u.gso.size)", 2),
+            ("offsetof(struct netif_extra_info, u.gso.type)", 4),
+            ("offsetof(struct netif_extra_info, u.mcast.addr)", 2),
+            ("offsetof(struct netif_extra_info, u.hash.type)", 2),
+            ("offsetof(struct netif_extra_info, u.hash.algorithm)", 3),
+            ("offsetof(struct netif_extra_info, u.hash.value)", 4),
+            ("offsetof(struct xen_netif_ctrl_request, type)", 2),
+            ("offsetof(struct xen_netif_ctrl_request, data)", 4),
+            ("offsetof(struct xen_netif_ctrl_response, status)", 4),
+            ("offsetof(struct xen_netif_ctrl_response, data)", 8),
             ("offsetof(struct xenstore_domain_interface, rsp)", xs::RSP as u64),
             ("offsetof(struct xenstore_domain_interface, req_cons)", xs::REQ_CONS as u64),
             ("offsetof(struct xenstore_domain_interface, req_prod)", xs::REQ_PROD as u64),

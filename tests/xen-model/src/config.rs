@@ -1,5 +1,7 @@
 //! What kind of Xen, guest and host are modelled.
 
+use crate::emulated::DeviceModel;
+
 /// The processor vendor that CPUID shows; it decides between `vmcall` and `vmmcall`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CpuVendor {
@@ -38,7 +40,7 @@ impl Default for Quotas {
 pub struct Config {
     /// Whether there is a Xen at all. `false`: no CPUID leaves, and a hypercall is a guest error.
     pub present: bool,
-    /// Virtual CPUs, 1 to 32.
+    /// Virtual CPUs, 1 to 64.
     pub vcpus: u32,
     /// Viridian enlightenments: Hyper-V's CPUID leaves come first and Xen's move to 0x4000_0100.
     pub viridian: bool,
@@ -70,6 +72,8 @@ pub struct Config {
     pub quotas: Quotas,
     /// The platform device's PCI device id: 1, or 2 as XenServer has it.
     pub platform_device_id: u16,
+    /// What else the device model offers, and how it lets it be unplugged.
+    pub device_model: DeviceModel,
     /// Of 1000 commits of the guest, how many fail with `EAGAIN` although nobody interfered, as under a busy toolstack.
     pub store_conflicts_permille: u16,
     /// Whether xenstored offers `XENSTORE_SERVER_FEATURE_RECONNECTION` and the `error` field.
@@ -96,6 +100,7 @@ impl Default for Config {
             wallclock_sec: 1_700_000_000,
             quotas: Quotas::default(),
             platform_device_id: 1,
+            device_model: DeviceModel::default(),
             store_conflicts_permille: 0,
             store_reconnect: true,
         }

@@ -20,9 +20,11 @@ pub struct Counters {
     pub grant_maps: u64,
     /// Grants that backends unmapped.
     pub grant_unmaps: u64,
-    /// Grant maps that were refused.
+    /// Grants that backends copied to or from (`GNTTABOP_copy`).
+    pub grant_copies: u64,
+    /// Grant maps and copies that were refused.
     pub grant_refused: u64,
-    /// Bytes that backends moved between the guest's pages and disks.
+    /// Bytes that backends moved between the guest's pages and disks, and copied to or from granted pages.
     pub bytes_moved: u64,
     /// Requests that xenstored answered for the guest.
     pub store_requests: u64,
@@ -61,7 +63,7 @@ pub enum GuestErrorKind {
     BadGrant,
     /// Ring indices that are not possible.
     BadRing,
-    /// A block request that Linux's blkback refuses.
+    /// A request that Linux's blkback or netback refuses.
     BadRequest,
     /// Memory was populated over a page that is still there.
     PopulatedTwice,
@@ -147,4 +149,6 @@ pub struct Fault {
     pub after: u64,
     /// The (negative) value returned instead of doing anything.
     pub errno: i64,
+    /// Whether every later call of the operation that failed fails as well.
+    pub lasting: bool,
 }

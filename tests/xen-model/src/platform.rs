@@ -1,6 +1,8 @@
 //! The Xen platform device (PCI 5853:0001): configuration space, and the I/O ports by which drivers unplug the emulated
 //! devices and write log lines.
 
+use crate::emulated::UnplugProtocol;
+
 /// What the guest unplugged.
 #[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,7 +23,8 @@ const IO_BAR_SIZE: u32 = 0x100;
 const MEMORY_BAR_SIZE: u32 = 0x100_0000;
 const FIXED_PORTS: u16 = 0x10;
 const UNPLUG_MAGIC: u16 = 0x49d2;
-const PROTOCOL_VERSION: u8 = 1;
+/// What stands in the magic's place for a driver on the black list.
+const REFUSED_MAGIC: u16 = 0xd249;
 const LOG_PORT: u16 = 0xe9;
 const LOG_LINE_MAX: usize = 1024;
 
@@ -29,6 +32,7 @@ const LOG_LINE_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct PlatformDevice {
     config: [u8; 256],
+    protocol: UnplugProtocol,
     unplugged: Unplugged,
     product: Option<u16>,
     build: Option<u32>,
@@ -38,7 +42,7 @@ pub struct PlatformDevice {
 }
 
 impl PlatformDevice {
-    pub(crate) fn new(device_id: u16, interrupt_line: u8) -> Self {
+    pub(crate) fn new(device_id: u16, interrupt_line: u8, protocol: UnplugProtocol) -> Self {
         let mut config = [0; 256];
         config[..2].copy_from_slice(&0x5853u16.to_le_bytes());
         config[2..4].copy_from_slice(&device_id.to_le_bytes());
@@ -54,6 +58,7 @@ impl PlatformDevice {
         config[0x3d] = 1; // INTA
         Self {
             config,
+            protocol,
             unplugged: Unplugged::default(),
             product: None,
             build: None,
@@ -104,6 +109,7 @@ impl PlatformDevice {
     /// The device model starts anew, as after a restore: what was unplugged is there again.
     pub(crate) fn replug(&mut self) {
         self.unplugged = Unplugged::default();
+        (self.product, self.build) = (None, None);
     }
 
     fn register(&self, port: u16) -> Option<u16> {
@@ -119,10 +125,18 @@ impl PlatformDevice {
         if port == LOG_PORT {
             return Some(0xe9);
         }
-        Some(match (self.register(port)?, width) {
+        let register = self.register(port)?;
+        let version = match self.protocol {
+            UnplugProtocol::None => 0xff,
+            UnplugProtocol::Version(version) => version,
+            UnplugProtocol::Refusing => 1,
+        };
+        Some(match (register, width) {
+            (0, 2) if self.protocol == UnplugProtocol::None => 0xffff,
+            (0, 2) if self.refuses() => u32::from(REFUSED_MAGIC),
             (0, 2) => u32::from(UNPLUG_MAGIC),
             (0, 1) => 0,
-            (2, 1) => u32::from(PROTOCOL_VERSION),
+            (2, 1) => u32::from(version),
             (_, 1) => 0xff,
             (_, 2) => 0xffff,
             _ => u32::MAX,
@@ -137,7 +151,8 @@ impl PlatformDevice {
         }
         let Some(register) = self.register(port) else { return false };
         match (register, width) {
-            (0, 2) => {
+            // A driver that was refused and goes on all the same gets nothing.
+            (0, 2) if self.protocol != UnplugProtocol::None && !self.refuses() => {
                 self.unplugged.ide_disks |= value & 1 != 0;
                 self.unplugged.nics |= value & 2 != 0;
                 self.unplugged.aux_ide_disks |= value & 4 != 0;
@@ -149,6 +164,11 @@ impl PlatformDevice {
             _ => {}
         }
         true
+    }
+
+    /// Whether a driver introduced itself that is on the black list.
+    fn refuses(&self) -> bool {
+        self.protocol == UnplugProtocol::Refusing && self.build.is_some()
     }
 
     fn log(&mut self, which: usize, byte: u8) {

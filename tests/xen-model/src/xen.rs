@@ -5,9 +5,11 @@ use std::io;
 use crate::abi::{errno, hypercall, sched};
 use crate::blkback::{Disk, DiskSpec, Hostile, HostilePlan};
 use crate::config::Config;
+use crate::emulated::Emulated;
 use crate::hv::{GrantedRef, Hypervisor, Outcome, PortState};
 use crate::layout;
-use crate::machine::Machine;
+use crate::machine::{Machine, Mfn};
+use crate::netback::{Frame, NetHostile, Peer, Vif, VifOptions};
 use crate::observe::{Counters, Fault, GuestError, GuestErrorKind, TraceEvent, TraceSink};
 use crate::platform::PlatformDevice;
 use crate::store::{Perm, Store, StoreRing, home};
@@ -30,7 +32,9 @@ pub struct Xen {
     store: Store,
     ring: StoreRing,
     disks: Vec<Disk>,
+    vifs: Vec<Vif>,
     platform: PlatformDevice,
+    emulated: Emulated,
     suspend: Option<SuspendPlan>,
     shutdown: Option<u32>,
 }
@@ -43,8 +47,10 @@ impl Xen {
         build_home(&hv, &mut store);
         let ring = introduce(&mut hv);
         let line = layout::pci_intx_gsi(layout::PLATFORM_DEVICE, 0);
-        let platform = PlatformDevice::new(hv.cfg.platform_device_id, line as u8);
-        Self { hv, store, ring, disks: Vec::new(), platform, suspend: None, shutdown: None }
+        let model = hv.cfg.device_model.clone();
+        let platform = PlatformDevice::new(hv.cfg.platform_device_id, line as u8, model.unplug);
+        let emulated = Emulated::new(model);
+        Self { hv, store, ring, disks: Vec::new(), vifs: Vec::new(), platform, emulated, suspend: None, shutdown: None }
     }
 
     // What the guest does.
@@ -87,14 +93,26 @@ impl Xen {
         result
     }
 
-    /// Reads an I/O port of the platform device or the debug port. `None`: neither.
+    /// Reads an I/O port of the device model. `None`: none of its ports.
     pub fn port_in(&mut self, port: u16, width: u8) -> Option<u32> {
-        self.platform.port_in(port, width)
+        let gone = self.platform.unplugged();
+        self.platform.port_in(port, width).or_else(|| self.emulated.port_in(port, width, gone))
     }
 
-    /// Writes an I/O port of the platform device or the debug port. `false`: neither.
+    /// Writes an I/O port of the device model. `false`: none of its ports.
     pub fn port_out(&mut self, port: u16, width: u8, value: u32) -> bool {
-        self.platform.port_out(port, width, value)
+        let gone = self.platform.unplugged();
+        self.platform.port_out(port, width, value) || self.emulated.port_out(port, width, value, gone)
+    }
+
+    /// The PCI functions of bus 0 beside the platform device: device and function.
+    pub fn pci_functions(&self) -> Vec<(u8, u8)> {
+        self.emulated.functions(self.platform.unplugged())
+    }
+
+    /// Reads the configuration space of one of [`Xen::pci_functions`]; ones where there is none.
+    pub fn pci_function_read(&self, at: (u8, u8), offset: usize, buf: &mut [u8]) {
+        if self.pci_functions().contains(&at) { Emulated::config_read(at, offset, buf) } else { buf.fill(0xff) }
     }
 
     /// Reads the platform device's PCI configuration space.
@@ -126,6 +144,11 @@ impl Xen {
             if let Some(disk) = self.disks.iter_mut().find(|d| d.token() == token) {
                 disk.on_frontend_event();
             }
+            for vif in &mut self.vifs {
+                if vif.on_watch(&token) {
+                    break;
+                }
+            }
             moved = true;
         }
         let first = self.hv.below(self.disks.len() as u64) as usize;
@@ -133,14 +156,18 @@ impl Xen {
             let disk = (first + i) % self.disks.len();
             moved |= self.disks[disk].step(&mut self.hv, &mut self.store);
         }
+        for vif in &mut self.vifs {
+            moved |= vif.step(&mut self.hv, &mut self.store);
+        }
         self.hv.sync_line();
         moved
     }
 
-    /// When the next request in flight may complete, if one waits for its time. A bench with nothing else to do moves its
-    /// clock there.
+    /// When the next request in flight may complete or a network peer has something to do, if one waits for its time. A
+    /// bench with nothing else to do moves its clock there.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        self.disks.iter().filter_map(Disk::deadline).min()
+        let vifs = self.vifs.iter().filter_map(Vif::deadline);
+        self.disks.iter().filter_map(Disk::deadline).chain(vifs).min()
     }
 
     /// Brings the level-triggered callback line up to date, as Xen does at every entry into the guest. Call it before the
@@ -190,13 +217,58 @@ impl Xen {
         }
     }
 
-    /// Changes a disk's size, in sectors of 512 bytes, while it runs.
+    /// Changes a disk's size, in sectors of 512 bytes, while it runs. The frontend is told at its next request.
     ///
     /// # Errors
     /// The backing cannot have that size, or there is no such disk.
     pub fn resize_disk(&mut self, vdev: u32, sectors: u64) -> io::Result<()> {
         let disk = self.disks.iter_mut().find(|d| d.vdev() == vdev);
-        disk.ok_or(io::ErrorKind::NotFound)?.resize(&mut self.store, sectors)
+        disk.ok_or(io::ErrorKind::NotFound)?.resize(sectors)
+    }
+
+    /// `xl network-attach`, or a network interface of the guest's configuration. An earlier one of that number is removed
+    /// first.
+    pub fn attach_vif(&mut self, options: VifOptions, peer: Box<dyn Peer>) {
+        if let Some(at) = self.vifs.iter().position(|v| v.index() == options.index) {
+            let mut old = self.vifs.remove(at);
+            old.remove(&mut self.hv, &mut self.store);
+        }
+        self.vifs.push(Vif::attach(options, peer, &self.hv, &mut self.store));
+    }
+
+    /// `xl network-detach`: asks the frontend to close. [`Vif::is_attached`] says when it is done.
+    pub fn detach_vif(&mut self, index: u32) {
+        if let Some(vif) = self.vifs.iter_mut().find(|v| v.index() == index) {
+            vif.detach(&self.hv, &mut self.store);
+        }
+    }
+
+    /// The network backend and its directory vanish; the frontend's directory stays.
+    pub fn destroy_vif_backend(&mut self, index: u32) {
+        if let Some(vif) = self.vifs.iter_mut().find(|v| v.index() == index) {
+            vif.vanish(&mut self.hv, &mut self.store);
+        }
+    }
+
+    /// The network backend closes, and connects again once the frontend does. One that vanished comes back with fresh
+    /// directories.
+    pub fn restart_vif_backend(&mut self, index: u32) {
+        if let Some(vif) = self.vifs.iter_mut().find(|v| v.index() == index) {
+            vif.restart(&mut self.store);
+        }
+    }
+
+    /// Writes the backend's `carrier`.
+    pub fn set_vif_carrier(&mut self, index: u32, up: bool) {
+        if let Some(vif) = self.vifs.iter_mut().find(|v| v.index() == index) {
+            vif.set_carrier(&mut self.store, up);
+        }
+    }
+
+    /// Puts a frame before the guest as it stands, as if it came from the bridge. `false`: nobody is connected.
+    pub fn send_to_vif(&mut self, index: u32, frame: Frame) -> bool {
+        let vif = self.vifs.iter_mut().find(|v| v.index() == index);
+        vif.is_some_and(|vif| vif.send_to_guest(&mut self.hv, frame))
     }
 
     /// Asks the guest to suspend (`xl save`). With `cancel` the save is given up after the guest suspended.
@@ -248,6 +320,9 @@ impl Xen {
         for disk in &mut self.disks {
             self.hv.counters.in_flight_at_suspend += disk.save(&mut self.hv, &mut self.store) as u64;
         }
+        for vif in &mut self.vifs {
+            vif.save(&mut self.hv, &mut self.store);
+        }
         let old = home(self.hv.domid);
         self.store.remove(&old);
         self.hv.restore_into_new_domain();
@@ -258,9 +333,21 @@ impl Xen {
         for disk in &mut self.disks {
             disk.restore(self.hv.domid, &mut self.store);
         }
+        for vif in &mut self.vifs {
+            vif.restore(self.hv.domid, &mut self.store);
+        }
     }
 
     // What a suite looks at, and how it interferes.
+
+    /// The frames that the guest shares with Xen, xenstored or a backend for as long as both run: whatever is there may
+    /// be read and written by the other side between any two accesses of the guest. Pages granted for one request's
+    /// data are not among them.
+    pub fn shared_frames(&self) -> Vec<Mfn> {
+        let disks = self.disks.iter().flat_map(Disk::ring_frames).copied();
+        let vifs = self.vifs.iter().flat_map(Vif::ring_frames);
+        self.hv.shared_frames().chain(disks).chain(vifs).collect()
+    }
 
     /// The configuration.
     pub fn config(&self) -> &Config {
@@ -285,6 +372,21 @@ impl Xen {
     /// All disks.
     pub fn disks(&self) -> &[Disk] {
         &self.disks
+    }
+
+    /// A network interface by its number.
+    pub fn vif(&self, index: u32) -> Option<&Vif> {
+        self.vifs.iter().find(|v| v.index() == index)
+    }
+
+    /// A network interface by its number.
+    pub fn vif_mut(&mut self, index: u32) -> Option<&mut Vif> {
+        self.vifs.iter_mut().find(|v| v.index() == index)
+    }
+
+    /// All network interfaces.
+    pub fn vifs(&self) -> &[Vif] {
+        &self.vifs
     }
 
     /// xenstored, as a process of dom0 talks to it.
@@ -332,6 +434,22 @@ impl Xen {
         }
     }
 
+    /// Makes the backend of a network interface misbehave.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn inject_net_hostile(&mut self, index: u32, plan: HostilePlan<NetHostile>) -> io::Result<()> {
+        self.vif_mut(index).ok_or(io::ErrorKind::NotFound)?.inject(plan);
+        Ok(())
+    }
+
+    /// Drops the plans for a network interface and gives back the grants that a hostile backend kept mapped.
+    pub fn clear_net_hostile(&mut self, index: u32) {
+        if let Some(vif) = self.vifs.iter_mut().find(|v| v.index() == index) {
+            vif.clear_hostile(&mut self.hv);
+        }
+    }
+
     /// Makes one later hypercall fail.
     pub fn fail_hypercall(&mut self, fault: Fault) {
         self.hv.add_fault(fault);
@@ -339,7 +457,7 @@ impl Xen {
 
     /// Makes the `n`-th (from 0) call of hypercall `op` from now on fail with `-ENOMEM`.
     pub fn fail_nth_hypercall(&mut self, op: u32, n: u64) {
-        self.fail_hypercall(Fault { op: Some(op), sub: None, after: n, errno: errno::ENOMEM });
+        self.fail_hypercall(Fault { op: Some(op), sub: None, after: n, errno: errno::ENOMEM, lasting: false });
     }
 
     /// Drops the faults that have not fired.
@@ -388,10 +506,10 @@ fn introduce(hv: &mut Hypervisor) -> StoreRing {
     StoreRing::introduce(hv, port)
 }
 
-/// The guest's home directory as libxl lays it out.
 /// The guest's UUID.
 const VM_UUID: &str = "8d2b6f0e-4c1a-4f53-9b0e-5a1f3c7d9e21";
 
+/// The guest's home directory as libxl lays it out.
 fn build_home(hv: &Hypervisor, store: &mut Store) {
     let (id, path) = (hv.domid, home(hv.domid));
     let read_only = [Perm::none(0), Perm::read(id)];
@@ -428,5 +546,26 @@ fn build_home(hv: &Hypervisor, store: &mut Store) {
     store.write(&format!("{path}/store/ring-ref"), layout::STORE_GFN.to_string());
     for vcpu in 0..hv.cfg.vcpus {
         store.write(&format!("{path}/cpu/{vcpu}/availability"), "online");
+    }
+    // Where a guest may ask for an event channel instead of a watch to be suspended by: no device, though it stands there.
+    store.set_perms(&format!("{path}/device/suspend/event-channel"), &own);
+    // Every HVM guest of xl has a keyboard whose backend, QEMU, waits for a frontend.
+    let (front, back) = (format!("{path}/device/vkbd/0"), format!("/local/domain/0/backend/vkbd/{id}/0"));
+    store.set_perms(&back, &[Perm::none(0), Perm::read(id)]);
+    store.set_perms(&front, &[Perm::none(id), Perm::read(0)]);
+    for (key, value) in [("backend", back.as_str()), ("backend-id", "0"), ("state", "1")] {
+        store.write(&format!("{front}/{key}"), value);
+    }
+    let number = id.to_string();
+    for (key, value) in [
+        ("frontend", front.as_str()),
+        ("frontend-id", &number),
+        ("online", "1"),
+        ("feature-abs-pointer", "1"),
+        ("feature-raw-pointer", "1"),
+        ("hotplug-status", "connected"),
+        ("state", "2"),
+    ] {
+        store.write(&format!("{back}/{key}"), value);
     }
 }

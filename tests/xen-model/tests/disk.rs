@@ -241,15 +241,31 @@ fn the_backend_restarts_and_the_frontend_comes_back() {
 }
 
 #[test]
-fn resize_is_announced() {
+fn resize_is_announced_at_the_next_request() {
     let (mut guest, _) = attach(1, |_| {});
-    Front::connect(&mut guest, VDEV, 0);
+    let mut front = Front::connect(&mut guest, VDEV, 0);
     let back = guest.read("device/vbd/51712/backend").expect("a backend");
     guest.store_call(xen_abi::xenstore::MessageType::Watch, 0, &[&format!("{back}/state"), "w"]).expect("watched");
     guest.watch_events();
     guest.xen.resize_disk(VDEV, 4096).expect("memory grows");
+    guest.settle();
+    assert_eq!(guest.watch_events().len(), 0, "Linux's blkback does not look at an idle disk");
+    front.push(&mut guest, 1, Direction::Read, 0, DATA, 1);
+    front.publish(&mut guest);
+    guest.settle();
     assert_eq!(guest.watch_events().len(), 1);
     assert_eq!(guest.read(&format!("{back}/sectors")).as_deref(), Ok("4096"));
+}
+
+#[test]
+fn the_indirect_limit_is_offered_before_the_ring() {
+    let (mut guest, _) = attach(1, |_| {});
+    guest.settle();
+    let back = guest.read("device/vbd/51712/backend").expect("a backend");
+    assert_eq!(guest.read(&format!("{back}/state")).as_deref(), Ok("2"));
+    assert_eq!(guest.read(&format!("{back}/feature-max-indirect-segments")).as_deref(), Ok("256"));
+    assert!(guest.read(&format!("{back}/feature-flush-cache")).is_err());
+    assert!(guest.read(&format!("{back}/sectors")).is_err());
 }
 
 #[test]
@@ -331,7 +347,9 @@ fn every_hostile_act_fires_and_is_counted() {
             if kind == Hostile::StateSkip {
                 assert_eq!(guest.read(&format!("{back}/state")).as_deref(), Ok("4"));
             } else {
-                assert_ne!(guest.read(&format!("{back}/max-ring-page-order")).as_deref(), Ok("4"));
+                let written = guest.xen.disk(VDEV).expect("known").absurd_values().to_vec();
+                let [(key, value)] = &written[..] else { panic!("not one absurd value: {written:?}") };
+                assert_eq!(guest.read(&format!("{back}/{key}")).as_ref(), Ok(value));
             }
         } else {
             let mut front = Front::connect(&mut guest, VDEV, 0);
@@ -362,6 +380,11 @@ fn every_hostile_act_fires_and_is_counted() {
                     assert_eq!(guest.xen.mapped_grants(), 2);
                     guest.xen.clear_hostile(VDEV);
                     assert_eq!(guest.xen.mapped_grants(), 1);
+                }
+                Hostile::KeepGrantForGood => {
+                    assert_eq!(guest.xen.mapped_grants(), 2);
+                    guest.xen.clear_hostile(VDEV);
+                    assert_eq!(guest.xen.mapped_grants(), 2);
                 }
                 Hostile::StateFlap | Hostile::EventStorm | Hostile::WatchStorm => assert!(ids.iter().all(good)),
                 _ => {

@@ -186,6 +186,31 @@ fn a_store_port_closed_by_reset_can_be_bound_again() {
 }
 
 #[test]
+fn the_first_grants_are_the_toolstacks() {
+    let mut guest = Guest::new(Config::default());
+    // permit_access, mapped for reading and writing by dom0; the frames of console and xenstore.
+    assert_eq!([0, 1].map(|reference| guest.grant_flags(reference)), [25; 2]);
+    assert_eq!(guest.read_u32((GRANTS << 12) + 4), layout::CONSOLE_GFN as u32);
+    assert_eq!(guest.read_u32((GRANTS << 12) + 12), layout::STORE_GFN as u32);
+    assert_eq!(guest.xen.mapped_grants(), 0, "none of them is the guest's");
+    // A guest that takes one for free is found out when the toolstack lets go of it.
+    guest.set_grant(1, 0, 0);
+    guest.xen.suspend(false);
+    assert_eq!(guest.call(0, SCHED_OP, 2, &[2, 0, 0, 0], 0).0, 0);
+    let errors = guest.xen.guest_errors();
+    assert_eq!(errors.iter().map(|error| error.kind).collect::<Vec<_>>(), [GuestErrorKind::FreedWhileGranted]);
+}
+
+#[test]
+fn every_guest_has_a_keyboard() {
+    let mut guest = Guest::new(Config::default());
+    guest.start();
+    let back = guest.read("device/vkbd/0/backend").expect("a backend");
+    assert_eq!(guest.read(&format!("{back}/state")).as_deref(), Ok("2"));
+    assert_eq!(guest.read("device/vkbd/0/state").as_deref(), Ok("1"));
+}
+
+#[test]
 fn vcpu_info_moves_with_everything_pending() {
     let mut guest = Guest::new(Config::default());
     let mut arg = [0; 16];
@@ -201,7 +226,7 @@ fn vcpu_info_moves_with_everything_pending() {
 #[test]
 fn faults_are_injected_once_at_the_right_call() {
     let mut guest = Guest::new(Config::default());
-    guest.xen.fail_hypercall(Fault { op: Some(EVENT_CHANNEL_OP), sub: Some(6), after: 1, errno: -28 });
+    guest.xen.fail_hypercall(Fault { op: Some(EVENT_CHANNEL_OP), sub: Some(6), after: 1, errno: -28, lasting: false });
     guest.alloc_unbound();
     let mut arg = [0; 8];
     arg[..2].copy_from_slice(&DOMID_SELF.to_le_bytes());

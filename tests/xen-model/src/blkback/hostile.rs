@@ -21,8 +21,10 @@ pub enum Hostile {
     NeverRespond,
     /// The data pages' grants stay mapped after the response.
     KeepGrantMapped,
-    /// Feature keys and sizes are 0, negative, huge or not numbers. Decided when the frontend connects or the backend
-    /// offers its keys.
+    /// As [`Hostile::KeepGrantMapped`], and they stay mapped when the backend closes, until it is started again.
+    KeepGrantForGood,
+    /// A feature key or a size is 0, negative, huge or not a number: one of those that the backend writes when it offers
+    /// its keys, or when the frontend connects.
     AbsurdFeatureKeys,
     /// The backend's state skips steps: Connected before the frontend offered a ring.
     StateSkip,
@@ -32,7 +34,7 @@ pub enum Hostile {
     VanishMidIo,
     /// Events without end and without reason.
     EventStorm,
-    /// A response's bytes change after it was published.
+    /// A response's bytes change after it was published, a little later: it may be taken already, or just be read.
     RewriteResponse,
     /// A status that does not exist.
     BadStatus,
@@ -42,7 +44,7 @@ pub enum Hostile {
 
 impl Hostile {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::IdOutOfRange,
         Self::IdNotOutstanding,
         Self::DuplicateId,
@@ -51,6 +53,7 @@ impl Hostile {
         Self::RspProdBackward,
         Self::NeverRespond,
         Self::KeepGrantMapped,
+        Self::KeepGrantForGood,
         Self::AbsurdFeatureKeys,
         Self::StateSkip,
         Self::StateFlap,
@@ -62,11 +65,11 @@ impl Hostile {
     ];
 }
 
-/// When and how often.
+/// When and how often. `K` is the kind of backend's own list of misdeeds.
 #[derive(Clone, Copy, Debug)]
-pub struct HostilePlan {
+pub struct HostilePlan<K = Hostile> {
     /// What.
-    pub kind: Hostile,
+    pub kind: K,
     /// Occasions that pass before the first time: responses for what happens with a response, work steps while
     /// connected for storms and flapping, handshakes for keys and skipped states.
     pub after: u32,
@@ -74,24 +77,30 @@ pub struct HostilePlan {
     pub times: u32,
 }
 
-/// The plans of one disk, and what became of them.
-#[derive(Debug, Default)]
-pub(super) struct Plans {
-    plans: Vec<HostilePlan>,
-    fired: BTreeMap<Hostile, u64>,
+/// The plans of one backend, and what became of them.
+#[derive(Debug)]
+pub(crate) struct Plans<K = Hostile> {
+    plans: Vec<HostilePlan<K>>,
+    fired: BTreeMap<K, u64>,
 }
 
-impl Plans {
-    pub(super) fn add(&mut self, plan: HostilePlan) {
+impl<K> Default for Plans<K> {
+    fn default() -> Self {
+        Self { plans: Vec::new(), fired: BTreeMap::new() }
+    }
+}
+
+impl<K: Copy + Ord> Plans<K> {
+    pub(crate) fn add(&mut self, plan: HostilePlan<K>) {
         self.plans.push(plan);
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.plans.clear();
     }
 
     /// An occasion for `kind`: whether it is to happen now.
-    pub(super) fn due(&mut self, kind: Hostile) -> bool {
+    pub(crate) fn due(&mut self, kind: K) -> bool {
         let Some(plan) = self.plans.iter_mut().find(|p| p.kind == kind && p.times > 0) else { return false };
         if plan.after > 0 {
             plan.after -= 1;
@@ -102,7 +111,12 @@ impl Plans {
         true
     }
 
-    pub(super) fn fired(&self) -> &BTreeMap<Hostile, u64> {
+    /// Whether `kind` is still to happen.
+    pub(crate) fn planned(&self, kind: K) -> bool {
+        self.plans.iter().any(|plan| plan.kind == kind && plan.times > 0)
+    }
+
+    pub(crate) fn fired(&self) -> &BTreeMap<K, u64> {
         &self.fired
     }
 }

@@ -5,7 +5,7 @@ mod hostile;
 mod journal;
 mod ring;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use backing::{Backing, FileBacking, MemoryBacking, SECTOR};
 pub use hostile::{Hostile, HostilePlan};
@@ -13,9 +13,10 @@ pub use journal::{Journal, JournalEntry, hash};
 
 use crate::abi::blkif;
 use crate::hv::Hypervisor;
+use crate::machine::Mfn;
 use crate::observe::GuestErrorKind;
 use crate::store::{Perm, Store, home};
-use hostile::Plans;
+pub(crate) use hostile::Plans;
 use ring::{Context, Ring};
 
 /// XenbusState (io/xenbus.h).
@@ -97,6 +98,10 @@ pub struct DiskOptions {
     pub order: Order,
     /// Nanoseconds from an event to the moment at which the backend's thread runs.
     pub wake_ns: u64,
+    /// Nanoseconds from the moment at which the disk is done with a request to the one at which dom0 answers it, and with
+    /// it every other that is done by then: the disk's interrupt and the softirq that ends bios. 0: the backend answers
+    /// each when it is done, as no dom0 does; it gives the suites more moments to fall between.
+    pub softirq_ns: u64,
     /// Nanoseconds that a request takes at least.
     pub latency_ns: u64,
     /// Up to how many more it may take, by the seed.
@@ -129,6 +134,7 @@ impl DiskOptions {
             omitted: Vec::new(),
             order: Order::OutOfOrder,
             wake_ns: 0,
+            softirq_ns: 0,
             latency_ns: 20_000,
             latency_jitter_ns: 10_000,
             completions_per_step: 32,
@@ -210,6 +216,16 @@ pub struct Disk {
     /// The frontend's state node changed.
     frontend_changed: bool,
     ring: Option<Ring>,
+    /// The frontend's states as the backend saw them.
+    frontend_states: Vec<u32>,
+    /// References that were ever mapped.
+    references: BTreeSet<u32>,
+    /// Absurd values that were written, with their keys.
+    absurd: Vec<(&'static str, String)>,
+    /// Data grants of closed rings that a hostile backend keeps: reference and whether it is mapped read-only.
+    kept: Vec<(u32, bool)>,
+    /// The size that the frontend was told last.
+    sectors_told: u64,
     /// The toolstack removes the directories once the backend is closed.
     detaching: bool,
     attached: bool,
@@ -228,6 +244,11 @@ impl Disk {
             probe: false,
             frontend_changed: false,
             ring: None,
+            frontend_states: Vec::new(),
+            references: BTreeSet::new(),
+            absurd: Vec::new(),
+            kept: Vec::new(),
+            sectors_told: 0,
             detaching: false,
             attached: true,
         };
@@ -275,6 +296,26 @@ impl Disk {
         self.plans.fired()
     }
 
+    /// Absurd values that the backend wrote, with their keys, in order.
+    pub fn absurd_values(&self) -> &[(&'static str, String)] {
+        &self.absurd
+    }
+
+    /// The frontend's states as the backend saw them, in order, since the disk was attached.
+    pub fn frontend_states(&self) -> &[u32] {
+        &self.frontend_states
+    }
+
+    /// Grant references that the backend has had mapped since the disk was attached.
+    pub fn references(&self) -> &BTreeSet<u32> {
+        &self.references
+    }
+
+    /// Grants of the guest's that the backend has mapped: ring, data and indirect pages.
+    pub fn mapped_grants(&self) -> u64 {
+        self.stats.grant_maps - self.stats.grant_unmaps + self.ring.as_ref().map_or(0, |ring| ring.pages() as u64)
+    }
+
     /// Whether the toolstack still has it attached.
     pub fn is_attached(&self) -> bool {
         self.attached
@@ -288,6 +329,11 @@ impl Disk {
     /// Requests taken and not answered.
     pub fn in_flight(&self) -> usize {
         self.ring.as_ref().map_or(0, Ring::in_flight)
+    }
+
+    /// The ring's pages, while it is connected.
+    pub(crate) fn ring_frames(&self) -> &[Mfn] {
+        self.ring.as_ref().map_or(&[], Ring::frames)
     }
 
     /// The backend's directory.
@@ -313,6 +359,15 @@ impl Disk {
         if let Some(ring) = &mut self.ring {
             ring.release_kept(hv, &mut self.stats);
         }
+        self.release_kept(hv);
+    }
+
+    /// Ends the grants of closed rings that a hostile backend kept.
+    fn release_kept(&mut self, hv: &mut Hypervisor) {
+        for (reference, readonly) in std::mem::take(&mut self.kept) {
+            hv.unmap_grant(reference, readonly);
+            self.stats.grant_unmaps += 1;
+        }
     }
 
     pub(crate) fn on_frontend_event(&mut self) {
@@ -320,8 +375,10 @@ impl Disk {
     }
 
     pub(crate) fn deadline(&self) -> Option<u64> {
-        let ring = self.ring.as_ref().filter(|_| !self.options.held);
-        ring.and_then(|ring| ring.deadline(self.options.order))
+        let ring = self.ring.as_ref()?;
+        let request = if self.options.held { None } else { ring.deadline(&self.options) };
+        let storm = self.plans.planned(Hostile::EventStorm).then(|| ring.storm_at());
+        request.into_iter().chain(storm).min()
     }
 
     /// Writes both directories, as libxl does for a domain.
@@ -374,6 +431,7 @@ impl Disk {
             journal: &mut self.journal,
             stats: &mut self.stats,
             plans: &mut self.plans,
+            references: &mut self.references,
         };
         (ctx, &mut self.ring)
     }
@@ -411,8 +469,11 @@ impl Disk {
                 return true;
             }
             let (mut ctx, ring) = self.context(hv);
-            if let Some(ring) = ring {
-                moved |= ring.step(&mut ctx);
+            if let Some(ring) = ring
+                && ring.step(&mut ctx)
+            {
+                moved = true;
+                self.tell_size(store);
             }
         }
         if now_in == state::CONNECTED {
@@ -434,7 +495,7 @@ impl Disk {
         moved
     }
 
-    /// `xen_blkbk_probe`: what is known before the frontend offers a ring. Features come with Connected.
+    /// `xen_blkbk_probe`: what is known before the frontend offers a ring. The other features come with Connected.
     fn offer(&mut self, store: &mut Store, hv: &mut Hypervisor) {
         let back = self.backend_path();
         let order = self.options.max_ring_page_order;
@@ -444,6 +505,9 @@ impl Disk {
         }
         if matches!(self.options.ring_keys, RingKeys::Pages | RingKeys::Both) {
             keys.push(("max-ring-pages", (1u32 << order).to_string()));
+        }
+        if let Some(n) = self.options.max_indirect_segments {
+            keys.push(("feature-max-indirect-segments", n.to_string()));
         }
         self.write_keys(store, hv, &back, keys);
     }
@@ -459,20 +523,21 @@ impl Disk {
             keys.push(("discard-alignment", discard.alignment.to_string()));
             keys.push(("discard-secure", flag(discard.secure)));
         }
-        if let Some(n) = self.options.max_indirect_segments {
-            keys.push(("feature-max-indirect-segments", n.to_string()));
-        }
     }
 
     fn write_keys(&mut self, store: &mut Store, hv: &mut Hypervisor, back: &str, keys: Vec<(&'static str, String)>) {
         const ABSURD: [&str; 9] =
             ["0", "-1", "18446744073709551616", "4294967296", "abc", "", "1e9", "0x10", "18446744073709551615"];
-        let absurd = self.plans.due(Hostile::AbsurdFeatureKeys);
-        for (key, value) in keys {
+        let due = self.plans.due(Hostile::AbsurdFeatureKeys);
+        let absurd = due.then(|| hv.below(keys.len() as u64) as usize);
+        for (index, (key, mut value)) in keys.into_iter().enumerate() {
             if self.options.omitted.contains(&key) {
                 continue;
             }
-            let value = if absurd { ABSURD[hv.below(ABSURD.len() as u64) as usize].to_owned() } else { value };
+            if absurd == Some(index) {
+                ABSURD[hv.below(ABSURD.len() as u64) as usize].clone_into(&mut value);
+                self.absurd.push((key, value.clone()));
+            }
             store.write(&format!("{back}/{key}"), value);
         }
     }
@@ -481,6 +546,9 @@ impl Disk {
     fn frontend_moved(&mut self, hv: &mut Hypervisor, store: &mut Store) {
         let front = self.frontend_path();
         let Some(there) = store.read_number(&format!("{front}/state")) else { return };
+        if self.frontend_states.last() != Some(&(there as u32)) {
+            self.frontend_states.push(there as u32);
+        }
         match there as u32 {
             state::INITIALISING if self.state == Some(state::CLOSED) => self.switch(store, state::INIT_WAIT),
             state::INITIALISED | state::CONNECTED if !matches!(self.state, Some(state::CONNECTED | state::CLOSING)) => {
@@ -539,6 +607,7 @@ impl Disk {
         let port = wanted(store, "event-channel")?;
         let persistent = self.options.persistent && key(store, "feature-persistent").is_some_and(|v| v == "1");
         self.stats.ring_pages = references.len();
+        self.references.extend(&references);
         self.ring = Some(Ring::connect(hv, references, port, persistent)?);
 
         let mut keys = Vec::new();
@@ -549,7 +618,8 @@ impl Disk {
             (self.options.read_only, blkif::INFO_READONLY),
         ];
         let info: u32 = info.into_iter().filter(|(on, _)| *on).map(|(_, bit)| bit).sum();
-        keys.push(("sectors", self.backing.sectors().to_string()));
+        self.sectors_told = self.backing.sectors();
+        keys.push(("sectors", self.sectors_told.to_string()));
         keys.push(("info", info.to_string()));
         keys.push(("sector-size", self.options.sector_size.to_string()));
         if let Some(size) = self.options.physical_sector_size {
@@ -568,7 +638,8 @@ impl Disk {
         if drain {
             ring.drain(&mut ctx);
         }
-        ring.disconnect(ctx.hv, ctx.stats);
+        let kept = ring.disconnect(ctx.hv, ctx.stats);
+        self.kept.extend(kept);
     }
 
     /// `xl block-detach`: asks, and removes the directories when the backend is closed.
@@ -603,8 +674,9 @@ impl Disk {
     }
 
     /// The backend starts anew. Orderly: it closes and waits for the frontend to close and connect again. Abrupt: its
-    /// ring is gone at once, requests in flight with it, and it waits for a new one.
+    /// ring is gone at once, requests in flight with it, and it waits for a new one. One that is closed offers itself.
     pub(crate) fn restart(&mut self, hv: &mut Hypervisor, store: &mut Store, abrupt: bool) {
+        self.release_kept(hv);
         match self.state {
             None => self.create(self.domid, store),
             Some(_) if abrupt => {
@@ -612,21 +684,30 @@ impl Disk {
                 self.switch(store, state::CLOSED);
                 self.probe = true;
             }
-            Some(_) => self.switch(store, state::CLOSING),
+            Some(state::CONNECTED) => self.switch(store, state::CLOSING),
+            // Closed with nobody who opens it: it offers itself.
+            Some(state::CLOSED) => self.switch(store, state::INIT_WAIT),
+            // It is on its way already; what it said last is what the frontend acts upon.
+            Some(_) => {}
         }
     }
 
-    /// The disk has another size from now on (`xen_vbd_resize`).
-    pub(crate) fn resize(&mut self, store: &mut Store, sectors: u64) -> std::io::Result<()> {
-        self.backing.resize(sectors)?;
+    /// The disk has another size from now on. The frontend is told at its next request: Linux's blkback looks only then.
+    pub(crate) fn resize(&mut self, sectors: u64) -> std::io::Result<()> {
+        self.backing.resize(sectors)
+    }
+
+    /// `xen_vbd_resize`: tells the frontend of another size.
+    fn tell_size(&mut self, store: &mut Store) {
+        let sectors = self.backing.sectors();
         if let Some(now_in) = self.state
-            && self.ring.is_some()
+            && sectors != self.sectors_told
         {
+            self.sectors_told = sectors;
             let back = self.backend_path();
             store.write(&format!("{back}/sectors"), sectors.to_string());
             store.write(&format!("{back}/state"), now_in.to_string());
         }
-        Ok(())
     }
 
     /// First half of a save: the old domain's ring is cut off. Returns how many requests were in flight.
@@ -635,8 +716,10 @@ impl Disk {
         let (mut ctx, ring) = self.context(hv);
         if let Some(mut ring) = ring.take() {
             ring.cut_off(&mut ctx);
-            ring.disconnect(ctx.hv, ctx.stats);
+            let kept = ring.disconnect(ctx.hv, ctx.stats);
+            self.kept.extend(kept);
         }
+        self.release_kept(hv);
         let (front, back, token) = (self.frontend_path(), self.backend_path(), self.token());
         store.unwatch(&format!("{front}/state"), &token);
         store.remove_with_empty_parents(&back);

@@ -1,7 +1,7 @@
 //! The shared ring as blkback serves it: take requests until none are left, then arm the event; map, execute, unmap,
 //! answer, notify if the frontend asked for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::backing::SECTOR;
 use super::hostile::{Hostile, Plans};
@@ -11,6 +11,13 @@ use crate::abi::blkif;
 use crate::hv::Hypervisor;
 use crate::machine::{Mfn, PAGE_SIZE};
 use crate::observe::{GuestErrorKind, TraceEvent};
+
+/// Of so many steps of the model, one changes a response that is to be rewritten.
+const REWRITE_RARITY: u64 = 6;
+/// Nanoseconds from one burst of an event storm to the next.
+const STORM_NS: u64 = 10_000;
+/// Events of a burst.
+const STORM_EVENTS: u32 = 64;
 
 /// A range of a granted page, in sectors of 512 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -65,12 +72,20 @@ pub(super) struct Ring {
     wake: bool,
     /// An event came, and the backend's thread runs from this time on.
     wake_at: Option<u64>,
+    /// The disk is done with some requests, and dom0 answers them at this time.
+    softirq_at: Option<u64>,
     /// Impossible indices were seen: the ring is not served any more.
     broken: bool,
     /// Grants kept mapped from one request to the next, if both sides want that.
     persistent: Option<BTreeMap<u32, Mfn>>,
     /// Data grants that a hostile backend keeps: reference and whether it is mapped read-only.
     kept: Vec<(u32, bool)>,
+    /// Those that it keeps beyond its own close.
+    kept_for_good: Vec<(u32, bool)>,
+    /// A published response whose bytes are to change: its index.
+    rewrite: Option<u32>,
+    /// When the next burst of an event storm may come.
+    storm_at: u64,
     last_id: u64,
     /// A false `rsp_prod` stands in the ring. Nothing is answered any more, so that it is seen.
     lied: bool,
@@ -84,6 +99,7 @@ pub(super) struct Context<'a> {
     pub(super) journal: &'a mut Journal,
     pub(super) stats: &'a mut DiskStats,
     pub(super) plans: &'a mut Plans,
+    pub(super) references: &'a mut BTreeSet<u32>,
 }
 
 impl Ring {
@@ -128,13 +144,22 @@ impl Ring {
             active: Vec::new(),
             wake: true,
             wake_at: None,
+            softirq_at: None,
             broken: false,
             persistent: persistent.then(BTreeMap::new),
             kept: Vec::new(),
+            kept_for_good: Vec::new(),
+            rewrite: None,
+            storm_at: 0,
             last_id: 0,
             lied: false,
             frames,
         })
+    }
+
+    /// The ring's pages.
+    pub(super) fn frames(&self) -> &[Mfn] {
+        &self.frames
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -142,11 +167,31 @@ impl Ring {
     }
 
     /// When the next request may be done; `None`: nothing waits.
-    pub(super) fn deadline(&self, order: Order) -> Option<u64> {
+    pub(super) fn deadline(&self, options: &DiskOptions) -> Option<u64> {
         if self.lied {
             return None;
         }
-        self.eligible(order).iter().map(|a| a.ready_at).chain(self.wake_at).min()
+        let ready = self.eligible(options.order).iter().map(|a| a.ready_at).min();
+        let answered = self.softirq_at.or(ready.map(|at| at + options.softirq_ns));
+        answered.into_iter().chain(self.wake_at).min()
+    }
+
+    /// Whether dom0 ends bios now: some time after the first of them is done.
+    fn softirq(&mut self, ctx: &Context<'_>) -> bool {
+        let (now, delay) = (ctx.hv.now_ns, ctx.options.softirq_ns);
+        if delay == 0 {
+            return true;
+        }
+        if self.softirq_at.is_none() {
+            let done = self.eligible(ctx.options.order).iter().map(|a| a.ready_at).min().filter(|at| *at <= now);
+            self.softirq_at = done.map(|at| at + delay);
+        }
+        self.softirq_at.take_if(|at| *at <= now).is_some()
+    }
+
+    /// When the next burst of an event storm may come.
+    pub(super) fn storm_at(&self) -> u64 {
+        self.storm_at
     }
 
     /// The requests of which one may be finished next. A barrier waits for everything before it, and everything after
@@ -162,8 +207,9 @@ impl Ring {
         &self.active[..count.min(self.active.len())]
     }
 
-    /// Gives everything of the guest's back. Requests in flight are neither done nor answered.
-    pub(super) fn disconnect(mut self, hv: &mut Hypervisor, stats: &mut DiskStats) {
+    /// Gives everything of the guest's back but what a hostile backend keeps for good, which is the result. Requests in
+    /// flight are neither done nor answered.
+    pub(super) fn disconnect(mut self, hv: &mut Hypervisor, stats: &mut DiskStats) -> Vec<(u32, bool)> {
         for active in std::mem::take(&mut self.active) {
             self.unmap_data(hv, stats, &active);
         }
@@ -179,6 +225,12 @@ impl Ring {
             hv.unmap_grant(*reference, false);
         }
         hv.dom0_close(self.port);
+        self.kept_for_good
+    }
+
+    /// Pages of the ring.
+    pub(super) fn pages(&self) -> usize {
+        self.references.len()
     }
 
     /// Ends the grants that a hostile backend kept.
@@ -201,11 +253,13 @@ impl Ring {
             self.wake_at = None;
             self.wake = true;
         }
-        let mut moved = false;
+        let mut moved = self.rewrite_response(ctx.hv);
         if self.wake && !self.broken {
             moved |= self.take_requests(ctx);
         }
-        let budget = 1 + ctx.hv.below(u64::from(ctx.options.completions_per_step)) as u32;
+        let all = ctx.options.softirq_ns > 0;
+        let budget = if all { u32::MAX } else { 1 + ctx.hv.below(u64::from(ctx.options.completions_per_step)) as u32 };
+        let budget = if self.softirq(ctx) { budget } else { 0 };
         for _ in 0..budget {
             if self.lied {
                 break;
@@ -215,13 +269,25 @@ impl Ring {
             self.finish(ctx, &active, true);
             moved = true;
         }
-        if ctx.plans.due(Hostile::EventStorm) {
-            for _ in 0..64 {
+        if self.storm_at <= ctx.hv.now_ns && ctx.plans.due(Hostile::EventStorm) {
+            for _ in 0..STORM_EVENTS {
                 ctx.hv.dom0_send(self.port);
             }
+            self.storm_at = ctx.hv.now_ns + STORM_NS;
             moved = true;
         }
         moved
+    }
+
+    /// Changes the bytes of a published response at some moment, unless the frontend has used the slot again.
+    fn rewrite_response(&mut self, hv: &mut Hypervisor) -> bool {
+        let Some(index) = self.rewrite.filter(|_| hv.below(REWRITE_RARITY) == 0) else { return false };
+        self.rewrite = None;
+        let asked = hv.mem().read_u32(self.frames[0], blkif::RING_REQ_PROD);
+        if asked.wrapping_sub(index) <= self.entries {
+            self.copy_in(hv, self.slot(index), &[0x5a; blkif::RESPONSE]);
+        }
+        true
     }
 
     /// Finishes everything that was taken, as blkback does before it disconnects.
@@ -417,6 +483,7 @@ impl Ring {
                 return;
             };
             if kept.is_none() {
+                ctx.references.insert(s.reference);
                 ctx.stats.grant_maps += 1;
                 if let Some(p) = persistent {
                     p.insert(s.reference, mfn);
@@ -449,6 +516,13 @@ impl Ring {
         {
             let readonly = active.operation != blkif::OP_READ;
             self.kept.extend(active.segments.iter().map(|(s, _)| (s.reference, readonly)));
+        } else if answer
+            && self.persistent.is_none()
+            && !active.segments.is_empty()
+            && ctx.plans.due(Hostile::KeepGrantForGood)
+        {
+            let readonly = active.operation != blkif::OP_READ;
+            self.kept_for_good.extend(active.segments.iter().map(|(s, _)| (s.reference, readonly)));
         } else {
             self.unmap_data(ctx.hv, ctx.stats, active);
         }
@@ -497,7 +571,8 @@ impl Ring {
         let said_prod = if ahead {
             self.rsp_prod.wrapping_add(self.entries + 7)
         } else if backward {
-            self.rsp_prod.wrapping_sub(3)
+            // Behind whatever the frontend has taken by now.
+            self.rsp_prod.wrapping_sub(self.entries + 7)
         } else {
             self.rsp_prod
         };
@@ -510,8 +585,7 @@ impl Ring {
             ctx.stats.notifications_sent += 1;
         }
         if rewrite {
-            let garbage = [0x5a; blkif::RESPONSE];
-            self.copy_in(ctx.hv, at, &garbage);
+            self.rewrite = Some(old);
         }
         ctx.stats.responses += 1;
     }
@@ -533,6 +607,7 @@ fn read_indirect(ctx: &mut Context<'_>, bytes: &[u8], count: u32) -> Option<Vec<
         let at = 28 + page * 4;
         let reference = u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let mfn = ctx.hv.map_grant(reference, true).ok()?;
+        ctx.references.insert(reference);
         ctx.stats.grant_maps += 1;
         let mut list = vec![0; PAGE_SIZE];
         ctx.hv.mem().read(mfn, 0, &mut list);

@@ -86,6 +86,12 @@ impl Hypervisor {
         self.machine().mfn_of(gfn).ok_or(errno::EINVAL)
     }
 
+    /// The frames of event array and control blocks.
+    pub(super) fn fifo_frames(&self) -> impl Iterator<Item = Mfn> {
+        let control = |fifo: &'_ Fifo| fifo.control.iter().flatten().map(|(mfn, _)| *mfn).collect::<Vec<_>>();
+        self.fifo.iter().flat_map(move |fifo| fifo.array.iter().copied().chain(control(fifo)))
+    }
+
     /// Back to the 2-level ABI.
     pub(super) fn drop_fifo(&mut self) {
         let Some(fifo) = self.fifo.take() else { return };

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Hypervisor, Result};
 use crate::abi::{errno, grant};
-use crate::machine::{Gfn, Mfn};
+use crate::layout;
+use crate::machine::{Gfn, Mem, Mfn, PAGE_SIZE};
 use crate::observe::GuestErrorKind;
 
 /// Why a grant cannot be mapped.
@@ -18,7 +19,12 @@ pub enum GrantError {
     ReadOnly,
     /// Its frame number has no page behind it.
     NoPage,
+    /// Offset and length of a copy reach beyond the page.
+    BeyondPage,
 }
+
+/// What a copy to or from a granted page comes to.
+pub(crate) type CopyResult = core::result::Result<(), GrantError>;
 
 /// A reference that permits access at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +38,10 @@ pub struct GrantedRef {
     /// The entry's flags.
     pub flags: u16,
 }
+
+/// The toolstack's own references (`GNTTAB_RESERVED_CONSOLE`, `GNTTAB_RESERVED_XENSTORE`): dom0 has them mapped for the
+/// domain's whole life, as `xl debug-keys g` shows.
+const TOOLSTACK: [(u32, Gfn); 2] = [(0, layout::CONSOLE_GFN), (1, layout::STORE_GFN)];
 
 /// A reference that dom0 has mapped.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +85,24 @@ impl Hypervisor {
             self.grants.frames.push(mfn);
         }
         Ok(())
+    }
+
+    /// Enters and maps the toolstack's references, as `xc_dom_gnttab_init`, xenconsoled and xenstored do.
+    pub(super) fn seed_grants(&mut self) {
+        for (reference, gfn) in TOOLSTACK {
+            let (frame, at) = self.grants.entry(reference).expect("the table has its first frame");
+            let [low, high] = grant::PERMIT_ACCESS.to_le_bytes();
+            self.mem().write(frame, at + 4, &(gfn as u32).to_le_bytes());
+            self.mem().write(frame, at, &[low, high, 0, 0]);
+            self.try_map(reference, false).expect("the entry was just made");
+        }
+    }
+
+    /// The domain ends: what the toolstack had mapped. A guest that touched the entries made an error.
+    pub(super) fn release_seeded_grants(&mut self) {
+        for (reference, _) in TOOLSTACK {
+            self.release(reference, false);
+        }
     }
 
     pub(super) fn grant_table_op(&mut self, cmd: u64, arg: u64, count: u32) -> Result<i64> {
@@ -187,13 +215,55 @@ impl Hypervisor {
         Ok(mfn)
     }
 
+    /// `GNTTABOP_copy` out of a page of the guest's: the entry is checked and pinned for the length of the copy.
+    pub(crate) fn copy_from_grant(&mut self, reference: u32, offset: usize, buf: &mut [u8]) -> CopyResult {
+        self.copy_grant(reference, offset, buf.len(), true, |mem, mfn| mem.read(mfn, offset, buf))
+    }
+
+    /// `GNTTABOP_copy` into a page of the guest's.
+    pub(crate) fn copy_to_grant(&mut self, reference: u32, offset: usize, bytes: &[u8]) -> CopyResult {
+        self.copy_grant(reference, offset, bytes.len(), false, |mem, mfn| mem.write(mfn, offset, bytes))
+    }
+
+    fn copy_grant(
+        &mut self,
+        reference: u32,
+        offset: usize,
+        len: usize,
+        readonly: bool,
+        copy: impl FnOnce(Mem<'_>, Mfn),
+    ) -> CopyResult {
+        let mapped =
+            if offset + len > PAGE_SIZE { Err(GrantError::BeyondPage) } else { self.try_map(reference, readonly) };
+        match mapped {
+            Ok(mfn) => {
+                copy(self.mem(), mfn);
+                self.release(reference, readonly);
+                self.counters.grant_copies += 1;
+                self.counters.bytes_moved += len as u64;
+                Ok(())
+            }
+            Err(error) => {
+                self.counters.grant_refused += 1;
+                self.guest_error(GuestErrorKind::BadGrant, format!("copy of reference {reference}: {error:?}"));
+                Err(error)
+            }
+        }
+    }
+
     /// Ends a map of dom0's. A guest that took the grant back while it was mapped made an error, which is recorded.
     pub(crate) fn unmap_grant(&mut self, reference: u32, readonly: bool) {
-        let Some(map) = self.grants.maps.get_mut(&reference) else { return };
+        if self.release(reference, readonly) {
+            self.counters.grant_unmaps += 1;
+        }
+    }
+
+    /// Takes one user off a reference's map; whether there was a map.
+    fn release(&mut self, reference: u32, readonly: bool) -> bool {
+        let Some(map) = self.grants.maps.get_mut(&reference) else { return false };
         let count = if readonly { &mut map.readers } else { &mut map.writers };
         *count = count.saturating_sub(1);
         let Mapped { mfn, readers, writers } = *map;
-        self.counters.grant_unmaps += 1;
         if let Some(n) = self.grants.mapped_frames.get_mut(&mfn) {
             *n -= 1;
             if *n == 0 {
@@ -214,12 +284,13 @@ impl Hypervisor {
             );
         }
         self.unpin(mfn);
+        true
     }
 
-    /// The references that permit access now.
+    /// The guest's references that permit access now.
     pub(crate) fn granted(&self) -> Vec<GrantedRef> {
         let mut list = Vec::new();
-        for reference in 0..self.grants.frames.len() as u32 * grant::ENTRIES_PER_FRAME {
+        for reference in TOOLSTACK.len() as u32..self.grants.frames.len() as u32 * grant::ENTRIES_PER_FRAME {
             let Some((frame, at)) = self.grants.entry(reference) else { break };
             let head = self.mem().read_u32(frame, at);
             if head as u16 & grant::TYPE_MASK == grant::PERMIT_ACCESS {
@@ -230,8 +301,9 @@ impl Hypervisor {
         list
     }
 
-    /// References that dom0 has mapped now.
+    /// References of the guest's that dom0 has mapped now.
     pub(crate) fn mapped_grants(&self) -> usize {
-        self.grants.maps.len()
+        let toolstack = TOOLSTACK.iter().filter(|(reference, _)| self.grants.maps.contains_key(reference));
+        self.grants.maps.len() - toolstack.count()
     }
 }

@@ -111,6 +111,7 @@ impl Hypervisor {
         self.init_clock();
         self.grants = grant::GrantTable::default();
         self.grow_grants(1).expect("the machine has memory for the first grant frame");
+        self.seed_grants();
         self.params = [0; hvm_abi::NR_PARAMS as usize];
         self.params[hvm_abi::PARAM_STORE_PFN as usize] = layout::STORE_GFN;
         self.params[hvm_abi::PARAM_CONSOLE_PFN as usize] = layout::CONSOLE_GFN;
@@ -126,6 +127,7 @@ impl Hypervisor {
     /// saw a frame of Xen's there is nothing: `XEN_DOMCTL_getpageframeinfo3` calls such a frame XTAB, so the save leaves
     /// it out, and the restore puts no memory there.
     pub(crate) fn restore_into_new_domain(&mut self) {
+        self.release_seeded_grants();
         for (mfn, gfn) in std::mem::take(&mut self.xen_frames) {
             if let Some(gfn) = gfn {
                 self.machine.set_p2m(gfn, None);
@@ -208,7 +210,14 @@ impl Hypervisor {
             true
         })?;
         self.counters.injected_failures += 1;
-        Some(self.faults.remove(hit).errno)
+        let fault = &mut self.faults[hit];
+        let errno = fault.errno;
+        if fault.lasting {
+            (fault.op, fault.sub) = (Some(op), Some(sub));
+        } else {
+            self.faults.remove(hit);
+        }
+        Some(errno)
     }
 
     /// One hypercall of the guest.
@@ -269,6 +278,13 @@ impl Hypervisor {
 
     fn check_self(&self, domid: u16) -> Result<()> {
         if domid == crate::abi::DOMID_SELF || domid == self.domid { Ok(()) } else { Err(errno::EPERM) }
+    }
+
+    /// Frames that guest and Xen, or guest and xenstored, both write: shared info, grant table, event words, store page.
+    pub(crate) fn shared_frames(&self) -> impl Iterator<Item = Mfn> {
+        let info = self.vcpus.iter().filter_map(|vcpu| vcpu.info.map(|(mfn, _)| mfn));
+        let store = self.machine.mfn_of(layout::STORE_GFN);
+        self.xen_frames.keys().copied().chain(self.fifo_frames()).chain(info).chain(store)
     }
 
     fn new_xen_frame(&mut self) -> Result<Mfn> {

@@ -168,7 +168,8 @@ impl View<'_> {
         if let Some(changed) = tx.overlay.get(path) {
             return changed.clone();
         }
-        tx.seen.insert(path.to_owned(), base.map(|n| n.generation));
+        // What it saw first counts: a change between two looks is a conflict.
+        tx.seen.entry(path.to_owned()).or_insert(base.map(|n| n.generation));
         base.cloned()
     }
 

@@ -27,7 +27,7 @@ const SCRATCH: u64 = 1;
 pub const SHARED_INFO: u64 = 16;
 pub const GRANTS: u64 = 17;
 pub const FREE: u64 = 24;
-const RING: u64 = 40;
+pub const RING: u64 = 40;
 pub const DATA: u64 = 64;
 const PAGES: u64 = 256;
 
