@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let run = Bench::new(config).and_then(|bench| {
         bench.run(|ctx| {
             let packages = ctx.packages()?;
-            ctx.xen(|xen| xen.attach_disk(xen_model::DiskSpec::new(51712, xen_model::MemoryBacking::new(1 << 16))));
+            ctx.xen(|xen| xen.attach_disk(xen_model::DiskSpec::new(51776, xen_model::MemoryBacking::new(1 << 16))));
             nt::pnp::boot::boot(nt::pnp::boot::BootConfig { packages, ..Default::default() })
                 .map_err(|error| anyhow::anyhow!("{error}"))?;
             ctx.sleep_ms(1000 * seconds);

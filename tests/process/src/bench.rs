@@ -2,6 +2,7 @@
 
 use crate::frames::{self, MemoryStats};
 use crate::step::{self, Steps};
+use crate::touch::{self, Touches, Watch};
 use crate::{host, processor, trap, watchdog};
 use anyhow::Context as _;
 use nt::inf::install::Package;
@@ -17,12 +18,14 @@ use xen_model::Xen;
 pub struct BenchConfig {
     /// Decides everything that is left to chance.
     pub seed: u64,
-    /// Virtual processors, 1 to 8.
+    /// Virtual processors, 1 to 64.
     pub vcpus: u32,
     /// Guest RAM in MiB, at least 16.
     pub ram_mib: u64,
     /// Now and then step through a driver's code and preempt between two instructions.
     pub stepping: bool,
+    /// How much of the run has preemption points, and delayed stores, at drivers' accesses to shared pages.
+    pub watch: Watch,
     /// Preemption points after which the run counts as hung. About a million take a second.
     pub most_steps: u64,
     /// Print the log as it comes.
@@ -40,6 +43,7 @@ impl Default for BenchConfig {
             vcpus: 2,
             ram_mib: 256,
             stepping: false,
+            watch: Watch::Never,
             most_steps: 1_000_000_000,
             verbose: false,
             drivers: PathBuf::from("target/dist/x64"),
@@ -111,6 +115,11 @@ impl Ctx {
     /// Preemption points so far.
     pub fn steps(&self) -> u64 {
         watchdog::steps()
+    }
+
+    /// What was done to drivers' accesses to shared pages so far.
+    pub fn touches(&self) -> Touches {
+        touch::touches()
     }
 
     /// Figures of guest memory.
@@ -220,6 +229,7 @@ impl Bench {
         processor::prepare(vcpus, seed);
         watchdog::set_up(self.config.most_steps);
         step::preempt_between(self.config.stepping);
+        touch::set_up(self.config.watch);
         host::set_up(model, 16 << 10, self.config.verbose)?;
         trap::install()?;
         nt::ke::start();

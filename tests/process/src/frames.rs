@@ -55,6 +55,10 @@ pub struct Frames {
     /// Whether that code is kept from running, but for the pages of `open`.
     veiled: bool,
     open: Vec<usize>,
+    /// Frames that the guest shares with the other side, and whose pages it may not touch now without a fault.
+    guarded: BTreeSet<Mfn>,
+    /// Of their pages, those that are open for one instruction.
+    let_in: Vec<usize>,
     rng: Pcg64,
 }
 
@@ -144,6 +148,8 @@ pub fn set_up(ram_pages: u64, extra: usize, seed: u64) -> anyhow::Result<()> {
         code: BTreeSet::new(),
         veiled: false,
         open: Vec::new(),
+        guarded: BTreeSet::new(),
+        let_in: Vec::new(),
         rng: Pcg64::seed_from_u64(seed),
     };
     for gfn in 0..ram_pages {
@@ -181,7 +187,7 @@ impl Frames {
                 Some(mfn) => libc::mmap(
                     address as *mut libc::c_void,
                     PAGE_SIZE,
-                    self.flags_at(address, mapping.protection),
+                    self.flags_at(address, mapping),
                     libc::MAP_SHARED | libc::MAP_FIXED,
                     self.fd,
                     (mfn as usize * PAGE_SIZE) as i64,
@@ -254,6 +260,7 @@ impl Frames {
         for index in 0..pages {
             let address = base + index * PAGE_SIZE;
             if let Some(mapping) = self.by_address.remove(&address) {
+                self.unguard(mapping.gfn);
                 if let Some(places) = self.by_gfn.get_mut(&mapping.gfn) {
                     places.retain(|&place| place != address);
                     if places.is_empty() {
@@ -343,22 +350,25 @@ impl Frames {
         for address in (0..pages).map(|index| base + index * PAGE_SIZE) {
             if let Some(mapping) = self.by_address.get_mut(&address) {
                 mapping.protection = protection;
-                let shown = self.p2m.contains_key(&mapping.gfn);
-                if shown {
-                    self.apply(address, protection);
-                }
+                self.apply_again(address);
             }
         }
     }
 
-    /// What Linux shall allow at a page of this protection.
-    fn flags_at(&self, address: usize, protection: Protection) -> i32 {
-        let closed = self.veiled && self.code.contains(&address) && !self.open.contains(&address);
-        if closed { flags(protection) & !libc::PROT_EXEC } else { flags(protection) }
+    /// What Linux shall allow at a page.
+    fn flags_at(&self, address: usize, mapping: Mapping) -> i32 {
+        let flags = flags(mapping.protection);
+        if self.is_guarded(mapping) && !self.let_in.contains(&address) {
+            libc::PROT_NONE
+        } else if self.veiled && self.code.contains(&address) && !self.open.contains(&address) {
+            flags & !libc::PROT_EXEC
+        } else {
+            flags
+        }
     }
 
-    fn apply(&self, address: usize, protection: Protection) {
-        let flags = self.flags_at(address, protection);
+    fn apply(&self, address: usize, mapping: Mapping) {
+        let flags = self.flags_at(address, mapping);
         // SAFETY: a mapped page of the arena.
         let done = unsafe { libc::mprotect(address as *mut libc::c_void, PAGE_SIZE, flags) } == 0;
         assert!(done, "protecting a guest page: {}", std::io::Error::last_os_error());
@@ -366,13 +376,71 @@ impl Frames {
 
     fn apply_again(&self, address: usize) {
         if let Some(mapping) = self.by_address.get(&address).filter(|mapping| self.p2m.contains_key(&mapping.gfn)) {
-            self.apply(address, mapping.protection);
+            self.apply(address, *mapping);
+        }
+    }
+
+    fn is_guarded(&self, mapping: Mapping) -> bool {
+        !self.guarded.is_empty() && self.p2m.get(&mapping.gfn).is_some_and(|mfn| self.guarded.contains(mfn))
+    }
+
+    /// Guards the pages of these frames, and of no other any more.
+    pub fn guard(&mut self, frames: BTreeSet<Mfn>) {
+        let before = std::mem::replace(&mut self.guarded, frames);
+        let changed: BTreeSet<Mfn> = before.symmetric_difference(&self.guarded).copied().collect();
+        if changed.is_empty() {
+            return;
+        }
+        for (gfn, places) in &self.by_gfn {
+            if self.p2m.get(gfn).is_some_and(|mfn| changed.contains(mfn)) {
+                for &place in places {
+                    self.apply_again(place);
+                }
+            }
+        }
+    }
+
+    /// A page of this frame goes: what comes there next is not what was shared.
+    fn unguard(&mut self, gfn: Gfn) {
+        if let Some(mfn) = self.p2m.get(&gfn)
+            && self.guarded.remove(mfn)
+            && let Some(places) = self.by_gfn.get(&gfn)
+        {
+            for &place in places {
+                self.apply_again(place);
+            }
+        }
+    }
+
+    /// The frame behind a guarded page and the offset in it. `None`: nothing guards that address.
+    pub fn guarded_at(&self, address: usize) -> Option<(Mfn, usize)> {
+        let mapping = self.by_address.get(&(address & !(PAGE_SIZE - 1)))?;
+        let mfn = *self.p2m.get(&mapping.gfn)?;
+        self.guarded.contains(&mfn).then_some((mfn, address & (PAGE_SIZE - 1)))
+    }
+
+    /// Opens a guarded page for one instruction.
+    pub fn let_in(&mut self, address: usize) {
+        let page = address & !(PAGE_SIZE - 1);
+        self.let_in.push(page);
+        self.apply_again(page);
+    }
+
+    /// That instruction is done.
+    pub fn shut_out(&mut self) {
+        for page in std::mem::take(&mut self.let_in) {
+            self.apply_again(page);
         }
     }
 
     /// Names pages as code of drivers.
     pub fn add_code(&mut self, pages: impl Iterator<Item = usize>) {
         self.code.extend(pages);
+    }
+
+    /// Whether an address is in a page with code of drivers.
+    pub fn is_code(&self, address: usize) -> bool {
+        self.code.contains(&(address & !(PAGE_SIZE - 1)))
     }
 
     /// Pages of a range are code no more.
@@ -477,11 +545,14 @@ unsafe impl xen_model::Machine for ProcessMachine {
     }
 
     fn free_frame(&mut self, mfn: Mfn) {
-        memory().unused.push(mfn);
+        let mut memory = memory();
+        memory.guarded.remove(&mfn);
+        memory.unused.push(mfn);
     }
 
     fn set_p2m(&mut self, gfn: Gfn, mfn: Option<Mfn>) {
         let mut memory = memory();
+        memory.unguard(gfn);
         match mfn {
             Some(mfn) => memory.p2m.insert(gfn, mfn),
             None => memory.p2m.remove(&gfn),

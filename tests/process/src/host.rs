@@ -211,10 +211,13 @@ unsafe impl Platform for Host {
     }
     fn pci_functions(&self) -> Vec<PciAddress> {
         // The platform device is QEMU's, and there with or without a Xen below it that shows itself.
-        vec![
+        let mut functions = vec![
             PciAddress { bus: 0, device: 0, function: 0 },
             PciAddress { bus: 0, device: xen_model::layout::PLATFORM_DEVICE, function: 0 },
-        ]
+        ];
+        let others = with_xen(|xen| xen.pci_functions()).unwrap_or_default();
+        functions.extend(others.into_iter().map(|(device, function)| PciAddress { bus: 0, device, function }));
+        functions
     }
     fn pci_read(&self, at: PciAddress, offset: u16, buf: &mut [u8]) {
         if is_platform_device(at) {
@@ -225,6 +228,9 @@ unsafe impl Platform for Host {
             }
         } else {
             buf.fill(0xff);
+            if at.bus == 0 {
+                with_xen(|xen| xen.pci_function_read((at.device, at.function), offset as usize, buf));
+            }
         }
     }
     fn pci_write(&self, at: PciAddress, offset: u16, data: &[u8]) {

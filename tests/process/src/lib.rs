@@ -17,9 +17,11 @@ mod rewrite;
 mod shared;
 mod step;
 mod tables;
+mod touch;
 mod trap;
 mod watchdog;
 
 pub use bench::{Bench, BenchConfig, Ctx, Outcome};
 pub use frames::MemoryStats;
 pub use step::Steps;
+pub use touch::{Touches, Watch};

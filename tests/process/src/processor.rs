@@ -3,7 +3,7 @@
 //! Everything here runs on the one OS thread that carries the machine; the cells are atomics so that no `static mut` is
 //! needed, not because threads share them.
 
-use nt::ke::{self, CLOCK_VECTOR};
+use nt::ke::{self, CLOCK_VECTOR, stack};
 use nt::platform::{PAGE_SIZE, Point};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -12,11 +12,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// Most processors.
-pub const MAX: usize = 8;
+pub const MAX: usize = 64;
 /// Bytes of the stack on which a processor starts and idles.
 const BOOT_STACK: usize = 256 << 10;
 /// Nanoseconds that pass at a preemption point.
 const STEP_NS: u64 = 120;
+/// Nanoseconds that a processor is taken away for at most, at a time.
+const AWAY_NS: u32 = 40_000;
 
 /// One processor.
 struct Vcpu {
@@ -241,6 +243,7 @@ pub fn preempt(point: Point) {
     }
     crate::watchdog::step(point == Point::Spin);
     crate::step::perhaps_open();
+    crate::touch::window();
     advance(STEP_NS);
     let dice = below(64);
     if point == Point::Spin || dice < 4 {
@@ -283,6 +286,28 @@ pub fn preempt_here() {
             switch(next);
             deliver();
         }
+    }
+}
+
+/// A preemption before an access to a page that the other side writes too.
+pub fn preempt_at_access() {
+    crate::watchdog::step(false);
+    match below(16) {
+        0 => others_work(),
+        1..4 => {
+            advance(STEP_NS);
+            step_model();
+        }
+        4 | 5 => preempt_here(),
+        _ => {}
+    }
+}
+
+/// The hypervisor takes the processor away for a while: time passes and the model works, and nothing of the guest runs.
+pub fn others_work() {
+    for _ in 0..=below(3) {
+        advance(u64::from(below(AWAY_NS)));
+        step_model();
     }
 }
 
@@ -355,7 +380,7 @@ fn switch(next: u32) {
     CURRENT.store(next, Relaxed);
     load_area();
     // SAFETY: the other context was saved by this function or made by `run`.
-    unsafe { change_stacks(VCPUS[from as usize].rsp.as_ptr(), VCPUS[next as usize].rsp.load(Relaxed)) };
+    unsafe { stack::change(VCPUS[from as usize].rsp.as_ptr(), VCPUS[next as usize].rsp.load(Relaxed)) };
 }
 
 fn load_area() {
@@ -382,19 +407,12 @@ pub fn run() {
         // Guest memory, as every stack that a driver may run on: hypercalls take pointers into it.
         let stack = crate::frames::memory().alloc_pages(BOOT_STACK / PAGE_SIZE).expect("RAM for the first stacks");
         let top = stack.as_ptr() as usize + BOOT_STACK;
-        // SAFETY: inside of the fresh stack: what `change_stacks` pops, then where it returns to.
-        unsafe {
-            let words = (top as *mut usize).sub(16);
-            words.write_bytes(0, 16);
-            words.cast::<u32>().write(0x1f80);
-            words.cast::<u32>().add(1).write(0x37f);
-            words.add(7).write(first as *const () as usize);
-            vcpu.rsp.store(words as usize, Relaxed);
-        }
+        // SAFETY: the end of the fresh stack.
+        vcpu.rsp.store(unsafe { stack::prepare(top, first) }, Relaxed);
     }
     CURRENT.store(0, Relaxed);
     // SAFETY: the context was made above; `leave` comes back here.
-    unsafe { change_stacks(HOST_RSP.as_ptr(), VCPUS[0].rsp.load(Relaxed)) };
+    unsafe { stack::change(HOST_RSP.as_ptr(), VCPUS[0].rsp.load(Relaxed)) };
     HOST_RSP.store(0, Relaxed);
 }
 
@@ -402,7 +420,7 @@ pub fn run() {
 pub fn leave() -> ! {
     let mut nowhere = 0_usize;
     // SAFETY: `run` stored its context; nothing of the machine runs again.
-    unsafe { change_stacks(&raw mut nowhere, HOST_RSP.load(Relaxed)) };
+    unsafe { stack::change(&raw mut nowhere, HOST_RSP.load(Relaxed)) };
     unreachable!("the machine was left")
 }
 
@@ -418,31 +436,4 @@ unsafe extern "sysv64" fn first() {
 
 extern "sysv64" fn enter() -> ! {
     ke::run_processor()
-}
-
-#[unsafe(naked)]
-unsafe extern "sysv64" fn change_stacks(_from: *mut usize, _to: usize) {
-    core::arch::naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "sub rsp, 8",
-        "stmxcsr [rsp]",
-        "fnstcw [rsp + 4]",
-        "mov [rdi], rsp",
-        "mov rsp, rsi",
-        "ldmxcsr [rsp]",
-        "fldcw [rsp + 4]",
-        "add rsp, 8",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "ret",
-    )
 }

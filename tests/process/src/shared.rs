@@ -27,14 +27,20 @@ pub fn read(regs: &mut Regs<'_>, code: &[u8], address: usize) -> bool {
     let mut value = [0; 8];
     value[..bytes].copy_from_slice(&page[offset..offset + bytes]);
     let value = u64::from_le_bytes(value);
-    if !carry_out(regs, &instruction, value, bytes) {
-        return false;
-    }
-    regs.set_rip(instruction.next_ip());
-    true
+    carry_out(regs, &instruction, value, bytes)
 }
 
-fn carry_out(regs: &mut Regs<'_>, instruction: &Instruction, value: u64, bytes: usize) -> bool {
+/// Carries out an instruction whose memory operand has `bytes` bytes with this value. False: it is not one that compilers
+/// read memory with, or it writes to memory.
+pub fn carry_out(regs: &mut Regs<'_>, instruction: &Instruction, value: u64, bytes: usize) -> bool {
+    let done = operate(regs, instruction, value, bytes);
+    if done {
+        regs.set_rip(instruction.next_ip());
+    }
+    done
+}
+
+fn operate(regs: &mut Regs<'_>, instruction: &Instruction, value: u64, bytes: usize) -> bool {
     let shift = 64 - 8 * bytes as u32;
     match instruction.mnemonic() {
         Mnemonic::Mov | Mnemonic::Movzx => write(regs, instruction.op0_register(), value),
@@ -97,7 +103,8 @@ fn carry_out(regs: &mut Regs<'_>, instruction: &Instruction, value: u64, bytes: 
 /// The registers whose second byte has a name of its own.
 const HIGH: [Register; 4] = [Register::AH, Register::CH, Register::DH, Register::BH];
 
-fn register(regs: &Regs<'_>, name: Register) -> Option<u64> {
+/// The value of a general register as an instruction names it.
+pub fn register(regs: &Regs<'_>, name: Register) -> Option<u64> {
     if !name.is_gpr() {
         return None;
     }

@@ -28,18 +28,26 @@ const COPIES: [&str; 5] = ["memcpy", "memmove", "RtlCopyMemory", "RtlMoveMemory"
 struct Image {
     start: usize,
     end: usize,
-    instructions: u64,
+    /// How often the instruction at an offset was carried out.
+    places: BTreeMap<u32, u64>,
 }
 
 /// What was counted between [`start`] and now.
 #[derive(Clone, Debug, Default)]
 pub struct Steps {
-    /// Instructions carried out, by image. A repeated string instruction is one.
-    pub instructions: BTreeMap<String, u64>,
+    /// Instructions carried out, by image and offset in it. A repeated string instruction is one.
+    pub places: BTreeMap<String, BTreeMap<u32, u64>>,
     /// Calls of exports, by name.
     pub calls: BTreeMap<&'static str, u64>,
     /// Bytes of the watched pages that instructions of drivers read or wrote, by themselves or by an export that copies.
     pub touched: u64,
+}
+
+impl Steps {
+    /// Instructions carried out, by image.
+    pub fn instructions(&self) -> BTreeMap<String, u64> {
+        self.places.iter().map(|(name, places)| (name.clone(), places.values().sum())).collect()
+    }
 }
 
 #[derive(Default)]
@@ -82,7 +90,7 @@ pub fn preempt_between(yes: bool) {
 pub fn add(start: usize, end: usize, code: &[CodeRange]) {
     let pages = code.iter().flat_map(|range| (range.start & !(PAGE_SIZE - 1)..range.end).step_by(PAGE_SIZE));
     frames::memory().add_code(pages);
-    state().images.push(Image { start, end, instructions: 0 });
+    state().images.push(Image { start, end, places: BTreeMap::new() });
 }
 
 /// An image goes.
@@ -94,7 +102,7 @@ pub fn forget(start: usize, end: usize) {
 /// Counts from zero.
 pub fn start() {
     let mut state = state();
-    state.images.iter_mut().for_each(|image| image.instructions = 0);
+    state.images.iter_mut().for_each(|image| image.places.clear());
     state.calls.clear();
     state.touched = 0;
     drop(state);
@@ -120,11 +128,11 @@ pub fn watch(ranges: &[(usize, usize)]) {
 /// What was counted.
 pub fn counted() -> Steps {
     let state = state();
-    let images = state.images.iter().map(|image| (image.start, image.instructions)).collect::<Vec<_>>();
+    let images = state.images.iter().map(|image| (image.start, image.places.clone())).collect::<Vec<_>>();
     let (calls, touched) = (state.calls.clone(), state.touched);
     drop(state);
     let name = |at| nt::loader::image_of(at).map_or_else(|| format!("{at:#x}"), |(name, _)| name);
-    Steps { instructions: images.into_iter().map(|(at, n)| (name(at), n)).collect(), calls, touched }
+    Steps { places: images.into_iter().map(|(at, places)| (name(at), places)).collect(), calls, touched }
 }
 
 /// A preemption point: now and then a window opens.
@@ -163,8 +171,10 @@ pub fn done(at: usize) {
     }
     let mut state = state();
     let Some(image) = state.images.iter_mut().find(|image| (image.start..image.end).contains(&at)) else { return };
-    image.instructions += 1;
     let offset = (at - image.start) as u64;
+    if COUNTING.load(Relaxed) {
+        *image.places.entry(offset as u32).or_default() += 1;
+    }
     drop(state);
     match LEFT.load(Relaxed) {
         0 => {}

@@ -1,7 +1,7 @@
 //! Traps: what drivers execute that a process may not, carried out in signal handlers on the stack that runs.
 
 use crate::rewrite::{self, Sensitive};
-use crate::{frames, host, processor, shared, step};
+use crate::{frames, host, processor, shared, step, touch};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register};
 use libc::{c_int, c_void, siginfo_t, ucontext_t};
 use nt::platform::{Platform as _, Point};
@@ -44,6 +44,8 @@ const R8: usize = 8;
 const R10: usize = 10;
 /// The number of the debug exception.
 const DEBUG: u64 = 1;
+/// The number of the page fault.
+const PAGE_FAULT: u64 = 14;
 /// The bit of a page fault's error code that says that an instruction was fetched.
 const FETCH: u64 = 0x10;
 /// EFLAGS.IF.
@@ -119,16 +121,21 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
     // Whoever reads the flags in between is not to see how drivers are stepped through.
     let flags = regs.flags() & !step::TF;
     regs.set_flags(flags);
-    if signal == libc::SIGTRAP && number == DEBUG {
-        step::trapped(rip);
     // SAFETY: this signal carries an address.
-    } else if !(signal == libc::SIGSEGV && error & FETCH != 0 && step::fetch(unsafe { info.si_addr() } as usize)) {
+    let access = (signal == libc::SIGSEGV && number == PAGE_FAULT).then(|| unsafe { info.si_addr() } as usize);
+    if signal == libc::SIGTRAP && number == DEBUG {
+        touch::trapped(rip);
+        step::trapped(rip);
+    } else if !access.is_some_and(|at| if error & FETCH != 0 { step::fetch(at) } else { touch::touched(&mut regs, at) })
+    {
+        touch::settle();
         step::pause();
         if serve(signal, info, &mut regs) {
             step::done(rip);
         }
     }
     step::resume(&mut regs);
+    touch::resume(&mut regs);
 }
 
 /// Serves a signal that is no step. True: the instruction is done.
@@ -280,7 +287,7 @@ fn hypercall(regs: &mut Regs<'_>) {
 pub fn code_at(rip: usize) -> &'static [u8] {
     // An instruction has at most 15 bytes; one that crosses into the next page has its first byte in a page of an image,
     // where code does not end with the page.
-    let room = if nt::loader::is_code(rip + 15) { 15 } else { (4096 - (rip & 4095)).min(15) };
+    let room = if frames::memory().is_code(rip + 15) { 15 } else { (4096 - (rip & 4095)).min(15) };
     // SAFETY: the processor fetched the instruction from there, and the rest of its page, or the page behind it, is
     // mapped with it.
     unsafe { std::slice::from_raw_parts(rip as *const u8, room) }

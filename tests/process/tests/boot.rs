@@ -34,7 +34,7 @@ fn a_disk_appears_and_moves_data() {
     in_child("a_disk_appears_and_moves_data", || {
         boot(|ctx| {
             let backing = xen_model::MemoryBacking::new(1 << 16);
-            ctx.xen(|xen| xen.attach_disk(xen_model::DiskSpec::new(51712, backing)));
+            ctx.xen(|xen| xen.attach_disk(xen_model::DiskSpec::new(51776, backing)));
             ctx.sleep_ms(2000);
             nt::pnp::settle();
             let disks = nt::disk::disks();

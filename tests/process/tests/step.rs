@@ -10,7 +10,7 @@ use process::{BenchConfig, Ctx, Outcome};
 fn with_disk(stepping: bool, body: impl FnOnce(&Ctx, &std::sync::Arc<nt::disk::Disk>)) {
     let Some(drivers) = common::dist() else { return };
     let outcome = run(BenchConfig { drivers, stepping, ..BenchConfig::default() }, |ctx| {
-        ctx.xen(|xen| xen.attach_disk(xen_model::DiskSpec::new(51712, xen_model::MemoryBacking::new(1 << 12))));
+        ctx.xen(|xen| xen.attach_disk(xen_model::DiskSpec::new(51776, xen_model::MemoryBacking::new(1 << 12))));
         let packages = ctx.packages().expect("the folder is readable");
         nt::pnp::boot::boot(nt::pnp::boot::BootConfig { packages, ..Default::default() }).expect("a boot");
         let disk = (0..500).find_map(|_| {
@@ -36,13 +36,13 @@ fn instructions_and_copies_are_counted() {
                 ctx.stop_counting();
                 assert!(outcome.good, "{outcome:?}");
                 let steps = ctx.counted();
-                assert!((500..50_000).contains(&steps.instructions["xenvbd.sys"]), "{steps:?}");
+                assert!((500..50_000).contains(&steps.instructions()["xenvbd.sys"]), "{steps:?}");
                 assert!(steps.calls.contains_key("StorPortNotification"), "{steps:?}");
                 assert_eq!(steps.touched, copied, "with a buffer at {offset}");
             }
-            let before = ctx.counted().instructions;
+            let before = ctx.counted().instructions();
             assert!(disk.write(0, &[1; 4096]).good);
-            assert_eq!(ctx.counted().instructions, before, "nothing is counted after the end of counting");
+            assert_eq!(ctx.counted().instructions(), before, "nothing is counted after the end of counting");
         });
     });
 }

@@ -13,19 +13,27 @@ use process::{Bench, BenchConfig, Outcome, Steps};
 use serde::Serialize;
 use xen_model::{Counters, DiskOptions, DiskSpec, MemoryBacking};
 
+use crate::bench_net::{self, NetLine};
 use crate::boot;
 
 /// 512-byte units of the disk.
 const UNITS: u64 = 128 << 11;
 /// Nanoseconds from an event to the backend's thread that serves it: an interrupt of dom0 and the wake-up of a thread.
 /// The model's other times are its defaults: a request takes 20 to 30 microseconds, as a fast SSD does.
-const WAKE_NS: u64 = 10_000;
+pub const WAKE_NS: u64 = 10_000;
+/// Nanoseconds from a disk's interrupt to the softirq of dom0 that answers what is done by then: the same path.
+const SOFTIRQ_NS: u64 = 10_000;
 /// Requests before the counting starts.
 const WARM_UP: usize = 64;
 /// `__HYPERVISOR_grant_table_op` (xen.h).
 const GRANT_TABLE_OP: u32 = 20;
 /// What a driver could get memory with on the way of a request.
-const ALLOCATORS: [&str; 4] = ["ExAllocate", "MmAllocate", "IoAllocate", "StorPortAllocate"];
+const ALLOCATORS: [&str; 5] = ["ExAllocate", "MmAllocate", "IoAllocate", "StorPortAllocate", "NdisAllocate"];
+
+/// Whether an export gives memory.
+pub fn is_allocator(name: &str) -> bool {
+    ALLOCATORS.iter().any(|start| name.starts_with(start))
+}
 
 /// What is asked of the disk.
 #[derive(Clone, Copy)]
@@ -77,23 +85,30 @@ struct Line {
     copied: f64,
     /// In all of the phase.
     allocations: u64,
+    /// How often each instruction was carried out while stepped, by image and offset.
+    places: BTreeMap<String, BTreeMap<u32, u64>>,
 }
 
 /// A figure against what is asked of it.
 #[derive(Serialize)]
-struct Target {
-    what: String,
-    value: f64,
+pub struct Target {
+    /// Of what.
+    pub what: String,
+    /// What was counted.
+    pub value: f64,
     /// The most that is allowed (the least, where `at_least`).
-    limit: f64,
-    at_least: bool,
-    met: bool,
+    pub limit: f64,
+    /// Which of the two.
+    pub at_least: bool,
+    /// Whether it is.
+    pub met: bool,
 }
 
 #[derive(Serialize)]
 struct Report {
     seed: u64,
     lines: Vec<Line>,
+    network: Vec<NetLine>,
     targets: Vec<Target>,
 }
 
@@ -103,15 +118,16 @@ struct Report {
 /// The machine does not start, or a request fails.
 pub fn run(seed: u64, drivers: PathBuf, json: Option<&Path>) -> anyhow::Result<ExitCode> {
     let config = BenchConfig { seed, drivers, ..BenchConfig::default() };
-    let lines = match Bench::new(config)?.run(in_guest)? {
+    let (lines, network) = match Bench::new(config)?.run(in_guest)? {
         Outcome::Done(lines) => lines?,
         Outcome::Stopped(stop) => {
             eprintln!("{}", stop.report);
             bail!("the machine stopped");
         }
     };
-    let targets = judge(&lines);
-    let report = Report { seed, lines, targets };
+    let mut targets = judge(&lines);
+    targets.extend(bench_net::judge(&network));
+    let report = Report { seed, lines, network, targets };
     print_targets(&report);
     if let Some(path) = json {
         std::fs::write(path, serde_json::to_string_pretty(&report)?)
@@ -121,18 +137,22 @@ pub fn run(seed: u64, drivers: PathBuf, json: Option<&Path>) -> anyhow::Result<E
 }
 
 /// On an NT thread.
-fn in_guest(ctx: &process::Ctx) -> anyhow::Result<Vec<Line>> {
-    let options = DiskOptions { wake_ns: WAKE_NS, ..DiskOptions::new(51712) };
+fn in_guest(ctx: &process::Ctx) -> anyhow::Result<(Vec<Line>, Vec<NetLine>)> {
+    let options = DiskOptions { wake_ns: WAKE_NS, softirq_ns: SOFTIRQ_NS, ..DiskOptions::new(51776) };
     println!(
-        "per I/O; the modelled backend wakes {} us after an event and takes {} to {} us for a request:",
+        "per I/O; the modelled backend wakes {} us after an event, and {} us after the disk, which takes {} to {} us:",
         options.wake_ns / 1000,
+        options.softirq_ns / 1000,
         options.latency_ns / 1000,
         (options.latency_ns + options.latency_jitter_ns) / 1000
     );
     ctx.xen(|xen| xen.attach_disk(DiskSpec { options, backing: Box::new(MemoryBacking::new(UNITS)) }));
-    boot::boot(ctx, Vec::new())?;
+    let network = bench_net::attach(ctx);
+    boot::boot(ctx, Vec::new(), "")?;
     let disk = boot::first_disk(ctx).context("Windows found no disk")?;
-    SHAPES.iter().map(|shape| measure(ctx, &disk, *shape).inspect(print_line)).collect()
+    let lines = SHAPES.iter().map(|shape| measure(ctx, &disk, *shape).inspect(print_line)).collect::<Result<_, _>>()?;
+    let network = if network { bench_net::run(ctx)? } else { Vec::new() };
+    Ok((lines, network))
 }
 
 /// Counts one shape.
@@ -201,7 +221,6 @@ fn line(shape: Shape, before: &Counters, after: &Counters, steps: Steps, allocat
     let all = |counters: &Counters| counters.hypercalls.values().sum::<u64>();
     let grant_hypercalls = each(before.hypercalls_of(GRANT_TABLE_OP), after.hypercalls_of(GRANT_TABLE_OP));
     let sends = each(before.guest_sends, after.guest_sends);
-    let is_allocator = |name: &str| ALLOCATORS.iter().any(|start| name.starts_with(start));
     let asked: u64 = steps.calls.iter().filter(|(name, _)| is_allocator(name)).map(|(_, n)| n).sum();
     Line {
         name: format!(
@@ -221,7 +240,7 @@ fn line(shape: Shape, before: &Counters, after: &Counters, steps: Steps, allocat
         aligned: shape.misalign == 0,
         requests: shape.requests,
         stepped_requests: shape.stepped,
-        instructions: steps.instructions.into_iter().map(|(name, count)| (name, count as f64 / stepped)).collect(),
+        instructions: steps.instructions().into_iter().map(|(name, n)| (name, n as f64 / stepped)).collect(),
         sends,
         upcalls: each(before.upcalls_total(), after.upcalls_total()),
         grants_mapped: each(before.grant_maps, after.grant_maps),
@@ -230,6 +249,7 @@ fn line(shape: Shape, before: &Counters, after: &Counters, steps: Steps, allocat
         export_calls: steps.calls.values().sum::<u64>() as f64 / stepped,
         copied: steps.touched as f64 / (shape.stepped * shape.bytes) as f64,
         allocations: allocated.max(asked),
+        places: steps.places,
     }
 }
 

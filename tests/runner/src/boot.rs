@@ -7,14 +7,15 @@ use nt::pnp::boot::BootConfig;
 /// Milliseconds that the first disk gets to appear.
 const DISK_MS: u64 = 30_000;
 
-/// Boots with the packages of the drivers' folder and with registry values: key below `Services`, name, type, data.
+/// Boots with the packages of the drivers' folder, with registry values (key below the control set, name, type, data)
+/// and with the boot entry's options.
 ///
 /// # Errors
 /// A package that cannot be read, or no package at all.
-pub fn boot(ctx: &process::Ctx, values: Vec<(String, String, u32, Vec<u8>)>) -> anyhow::Result<()> {
+pub fn boot(ctx: &process::Ctx, values: Vec<(String, String, u32, Vec<u8>)>, options: &str) -> anyhow::Result<()> {
     let packages = ctx.packages()?;
     anyhow::ensure!(!packages.is_empty(), "there is no driver package in {}", ctx.config().drivers.display());
-    nt::pnp::boot::boot(BootConfig { packages, values, ..BootConfig::default() })
+    nt::pnp::boot::boot(BootConfig { packages, values, start_options: options.into(), ..BootConfig::default() })
         .map_err(|error| anyhow::anyhow!("{error}"))
 }
 

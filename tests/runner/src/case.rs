@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use process::{Bench, BenchConfig, Outcome};
+use process::{Bench, BenchConfig, Outcome, Watch};
 use serde::Serialize;
-use suites::case::{Fault, RegistryValue};
+use suites::case::{Fault, Often, RegistryValue};
 use suites::{Case, Failure, Setup};
 
 use crate::boot;
+use crate::network;
 use crate::walk;
 use crate::world::{self, ModelWorld};
 
@@ -72,7 +73,7 @@ pub fn list() -> anyhow::Result<ExitCode> {
 /// No such case, or the machine cannot be set up.
 pub fn run(name: &str, seed: u64, drivers: PathBuf, verbose: bool) -> anyhow::Result<ExitCode> {
     if let Some(walk) = walk::WALKS.iter().find(|walk| walk.name() == name) {
-        return walk::run(walk.case, &drivers, 1, None);
+        return walk::run(walk.case, &drivers, 1, None, walk.every);
     }
     let case = suites::cases::all().find(|case| case.name == name).with_context(|| format!("no case `{name}`"))?;
     let setup = (case.setup)(seed);
@@ -80,6 +81,11 @@ pub fn run(name: &str, seed: u64, drivers: PathBuf, verbose: bool) -> anyhow::Re
         seed,
         vcpus: setup.vcpus,
         stepping: setup.stepping,
+        watch: match setup.shared_access {
+            Often::Never => Watch::Never,
+            Often::Sometimes => Watch::Sometimes,
+            Often::Always => Watch::Always,
+        },
         most_steps: u64::from(case.timeout_s) * STEPS_PER_SECOND,
         verbose,
         drivers,
@@ -89,6 +95,7 @@ pub fn run(name: &str, seed: u64, drivers: PathBuf, verbose: bool) -> anyhow::Re
             fifo: setup.fifo,
             vector_upcalls: setup.vectors,
             max_grant_frames: setup.grant_frames,
+            device_model: device_model(&setup.device_model),
             ..xen_model::Config::default()
         },
         ..BenchConfig::default()
@@ -113,6 +120,26 @@ pub fn run(name: &str, seed: u64, drivers: PathBuf, verbose: bool) -> anyhow::Re
     Ok(if line.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The model's device model of a case's.
+fn device_model(wanted: &suites::emulated::DeviceModel) -> xen_model::DeviceModel {
+    use suites::emulated::{Drive, Protocol};
+    xen_model::DeviceModel {
+        unplug: match wanted.protocol {
+            Protocol::None => xen_model::UnplugProtocol::None,
+            Protocol::Version(version) => xen_model::UnplugProtocol::Version(version),
+            Protocol::Refusing => xen_model::UnplugProtocol::Refusing,
+        },
+        ide: wanted.drives.map(|drive| {
+            drive.map(|drive| match drive {
+                Drive::Disk => xen_model::Drive::Disk,
+                Drive::Cdrom => xen_model::Drive::Cdrom,
+            })
+        }),
+        nic: wanted.nic,
+        passed_through: wanted.passed_through,
+    }
+}
+
 type Done = (Result<(), Failure>, BTreeMap<String, u64>, u64);
 
 /// On an NT thread: boots and runs the case.
@@ -133,8 +160,23 @@ fn body(ctx: &process::Ctx, case: &Case, setup: &Setup, seed: u64) -> Done {
         for line in &log[log.len().saturating_sub(40)..] {
             println!("  {line}");
         }
+        println!("devices in the store:");
+        let store = ctx.xen(|xen| xen.store().dump());
+        for line in store.lines().filter(|line| line.contains("/device/v") || line.contains("/backend/v")) {
+            println!("  {line}");
+        }
     }
-    let counters = suite.counters().iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    let mut counters: BTreeMap<_, _> =
+        suite.counters().iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    let touches = ctx.touches();
+    if touches.accesses > 0 {
+        counters.insert("shared accesses".to_owned(), touches.accesses);
+        counters.insert("stores delayed".to_owned(), touches.delayed);
+        counters.insert("stores overtaken".to_owned(), touches.overtaken);
+    }
+    if result.is_ok() && setup.shared_access == Often::Always && touches.delayed == 0 {
+        result = Err(Failure("no store to a shared page was delayed".to_owned()));
+    }
     (result, counters, ctx.trace_hash())
 }
 
@@ -144,9 +186,20 @@ fn prepare(ctx: &process::Ctx, setup: &Setup) -> anyhow::Result<()> {
         for disk in &setup.disks {
             world::attach(xen, disk);
         }
-        if let Some(Fault::Hypercall(n)) = setup.fault {
-            // -ENOMEM, the error that every operation may give.
-            xen.fail_hypercall(xen_model::Fault { op: None, sub: None, after: n - 1, errno: -12 });
+        for vif in &setup.vifs {
+            network::attach(xen, vif);
+        }
+        // -ENOMEM, the error that every operation may give.
+        let fault = xen_model::Fault { op: None, sub: None, after: 0, errno: -12, lasting: true };
+        match setup.fault {
+            Some(Fault::Hypercall(n)) => {
+                xen.fail_hypercall(xen_model::Fault { after: n - 1, lasting: false, ..fault });
+            }
+            Some(Fault::HypercallLasting(n)) => xen.fail_hypercall(xen_model::Fault { after: n - 1, ..fault }),
+            Some(Fault::Operation(op, sub)) => {
+                xen.fail_hypercall(xen_model::Fault { op: Some(op), sub: Some(sub), ..fault });
+            }
+            Some(Fault::Allocation(_)) | None => {}
         }
     });
     let values = setup
@@ -166,5 +219,5 @@ fn prepare(ctx: &process::Ctx, setup: &Setup) -> anyhow::Result<()> {
     if let Some(Fault::Allocation(n)) = setup.fault {
         nt::ex::fault::fail_nth(n);
     }
-    boot::boot(ctx, values)
+    boot::boot(ctx, values, setup.options)
 }

@@ -1,5 +1,5 @@
 //! The main job: boots the bench with a real disk image, reads its partition table and a file system through the
-//! drivers, copies a file in and out, and proves that the host sees what the guest wrote.
+//! drivers, copies a file in and out, and proves that the host sees what the guest wrote; then uses the network.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use xen_model::{DiskOptions, DiskSpec, FileBacking};
 
 use crate::boot;
+use crate::demo_net::{self, NetFacts};
 use crate::guest_disk::GuestDisk;
 use crate::image;
 use crate::volume::{self, Device, Entry, FileSystem, Partition, Slice, Table};
@@ -40,6 +41,7 @@ struct Facts {
     copied_out: Option<Copied>,
     copied_in: Option<Copied>,
     whole: Option<Compared>,
+    network: Option<NetFacts>,
     work: Work,
 }
 
@@ -131,6 +133,7 @@ fn equal(facts: &Facts) -> bool {
     let files = [&facts.copied_in, &facts.copied_out];
     files.iter().all(|copied| copied.as_ref().is_none_or(|c| c.guest_sha256 == c.host_sha256))
         && facts.whole.as_ref().is_none_or(|c| c.guest_sha256 == c.host_sha256)
+        && facts.network.as_ref().is_none_or(NetFacts::good)
 }
 
 /// On an NT thread.
@@ -144,8 +147,9 @@ fn in_guest(
 ) -> anyhow::Result<Facts> {
     bar.set_message("booting");
     let backing = FileBacking::new(backing).context("the image as a backing")?;
-    ctx.xen(|xen| xen.attach_disk(DiskSpec { options: DiskOptions::new(51712), backing: Box::new(backing) }));
-    boot::boot(ctx, Vec::new())?;
+    ctx.xen(|xen| xen.attach_disk(DiskSpec { options: DiskOptions::new(51776), backing: Box::new(backing) }));
+    let peer = demo_net::attach(ctx);
+    boot::boot(ctx, Vec::new(), "")?;
     let Some(disk) = boot::first_disk(ctx) else {
         let log = ctx.log();
         bail!(
@@ -187,6 +191,8 @@ fn in_guest(
     bar.set_position(50);
     bar.set_message("comparing the whole disk");
     let whole = (info.bytes() <= WHOLE_MOST).then(|| compare(&mut device, &mut host, bar)).transpose()?;
+    bar.set_message("using the network");
+    let network = demo_net::run(ctx, &peer)?;
     let work = work(ctx, device.requests);
     nt::po::shutdown(false);
     let file_system = partition.and_then(|partition| partition.file_system);
@@ -200,6 +206,7 @@ fn in_guest(
         copied_out,
         copied_in,
         whole,
+        network,
         work,
     })
 }
@@ -262,11 +269,13 @@ fn hash<D: Device>(device: &mut D, bytes: u64, progress: impl Fn(u64)) -> anyhow
     Ok(hex(&sha.finalize()))
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// SHA-256 in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a String does not fail.
@@ -279,7 +288,7 @@ fn work(ctx: &process::Ctx, requests: u64) -> Work {
     let figures = nt::verifier::figures();
     ctx.xen(|xen| {
         let counters = xen.counters();
-        let stats = xen.disk(51712).map(|disk| disk.stats().clone()).unwrap_or_default();
+        let stats = xen.disk(51776).map(|disk| disk.stats().clone()).unwrap_or_default();
         Work {
             requests,
             backend_reads: stats.reads,
@@ -297,7 +306,8 @@ fn work(ctx: &process::Ctx, requests: u64) -> Work {
     })
 }
 
-fn verdict(guest: &str, host: &str) -> String {
+/// What two hashes say.
+pub fn verdict(guest: &str, host: &str) -> String {
     if guest == host {
         format!("{guest} (guest and host agree)")
     } else {
@@ -352,6 +362,7 @@ fn print(facts: &Facts) {
         println!("whole disk   {} bytes", whole.bytes);
         println!("  SHA-256    {}", verdict(&whole.guest_sha256, &whole.host_sha256));
     }
+    demo_net::print(facts.network.as_ref());
     println!(
         "xenvbd.sys   {} requests from the class driver, {} reads ({} KiB) and {} writes ({} KiB) on the ring, {} flushes",
         work.requests,

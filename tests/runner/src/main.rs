@@ -1,11 +1,15 @@
 //! The process in which a case, the demo or the bench runs: one machine a process, started by xtask.
 
 mod bench;
+mod bench_net;
 mod boot;
 mod case;
 mod demo;
+mod demo_net;
 mod guest_disk;
 mod image;
+mod network;
+mod tap;
 mod volume;
 mod walk;
 mod world;
@@ -53,6 +57,9 @@ enum Command {
         /// The last number; without it, until no call is left
         #[arg(long)]
         to: Option<u64>,
+        /// Only every so many-th number
+        #[arg(long, default_value_t = 1)]
+        every: u64,
     },
     /// Count what the drivers spend on an I/O
     Bench {
@@ -86,7 +93,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::List => case::list(),
         Command::Case { name, seed, drivers, verbose } => case::run(&name, seed, drivers, verbose),
-        Command::Walk { name, drivers, from, to } => walk::run(&name, &drivers, from, to),
+        Command::Walk { name, drivers, from, to, every } => walk::run(&name, &drivers, from, to, every),
         Command::Bench { seed, drivers, json } => bench::run(seed, drivers, json.as_deref()),
         Command::Demo { image, make, drivers, json } => demo::run(&image, make, drivers, json.as_deref()),
     };

@@ -1,18 +1,24 @@
 //! The suites' [`World`] on the process platform: dom0, toolstack and backends are those of `xen-model`.
 
+use std::collections::BTreeSet;
+
 use process::Ctx;
 use suites::Failure;
 use suites::case::Fault as PlannedFault;
+use suites::network::Network;
 use suites::world::{DiskSpec, DiskStats, Hostile, World, XenStats};
 use xen_model::{DiscardOptions, Disk, DiskOptions, HostilePlan, JournalEntry, MemoryBacking, Xen};
 
+/// `HYPERVISOR_memory_op` with `XENMEM_decrease_reservation`.
+const DECREASE_RESERVATION: (u32, u64) = (12, 1);
+
 /// See the module.
 pub struct ModelWorld<'c> {
-    ctx: &'c Ctx,
+    pub(crate) ctx: &'c Ctx,
     fault: Option<PlannedFault>,
 }
 
-/// The virtual device number of a disk: xvda is 51712, each disk has room for 16 partitions.
+/// The virtual device number of a disk.
 fn vdev(index: u32) -> u32 {
     suites::guest::vdev(index)
 }
@@ -43,6 +49,7 @@ fn kind(how: Hostile) -> xen_model::Hostile {
         Hostile::ProducerBackward => xen_model::Hostile::RspProdBackward,
         Hostile::NoResponse => xen_model::Hostile::NeverRespond,
         Hostile::GrantKeptMapped => xen_model::Hostile::KeepGrantMapped,
+        Hostile::GrantKeptForGood => xen_model::Hostile::KeepGrantForGood,
         Hostile::AbsurdKeys => xen_model::Hostile::AbsurdFeatureKeys,
         Hostile::StateSkip => xen_model::Hostile::StateSkip,
         Hostile::StateFlap => xen_model::Hostile::StateFlap,
@@ -65,7 +72,10 @@ impl<'c> ModelWorld<'c> {
     /// # Errors
     /// The first thing that it did wrong.
     pub fn judge_guest(&self) -> Result<(), Failure> {
-        let lied = self.ctx.xen(|xen| xen.disks().iter().any(|disk| !disk.hostile_fired().is_empty()));
+        let lied = self.ctx.xen(|xen| {
+            xen.disks().iter().any(|disk| !disk.hostile_fired().is_empty())
+                || xen.vifs().iter().any(|vif| !vif.hostile_fired().is_empty())
+        });
         let errors = if lied { Vec::new() } else { self.guest_errors() };
         match errors.first() {
             None => Ok(()),
@@ -118,6 +128,7 @@ impl World for ModelWorld<'_> {
     }
 
     fn disk_stats(&self, index: u32) -> DiskStats {
+        let granted: Vec<u32> = self.ctx.xen(|xen| xen.granted().iter().map(|grant| grant.reference).collect());
         let stats = self.disk(index, |disk| {
             let stats = disk.stats();
             DiskStats {
@@ -130,6 +141,9 @@ impl World for ModelWorld<'_> {
                 most_in_flight: stats.max_in_flight as u64,
                 most_segments: stats.max_segments as u64,
                 connections: stats.connects,
+                grants_mapped: disk.mapped_grants(),
+                grants_permitted: granted.iter().filter(|reference| disk.references().contains(reference)).count()
+                    as u64,
             }
         });
         stats.unwrap_or_default()
@@ -148,6 +162,15 @@ impl World for ModelWorld<'_> {
         self.disk(index, |disk| disk.hostile_fired().get(&kind(how)).copied().unwrap_or(0)).unwrap_or(0)
     }
 
+    fn frontend_states(&self, index: u32) -> Vec<u32> {
+        self.disk(index, |disk| disk.frontend_states().to_vec()).unwrap_or_default()
+    }
+
+    fn absurd_values(&self, index: u32) -> Vec<(String, String)> {
+        let own = |(key, value): &(&str, String)| ((*key).to_owned(), value.clone());
+        self.disk(index, |disk| disk.absurd_values().iter().map(own).collect()).unwrap_or_default()
+    }
+
     fn suspend(&self, cancel: bool) {
         self.ctx.xen(|xen| xen.suspend(cancel));
     }
@@ -163,6 +186,15 @@ impl World for ModelWorld<'_> {
                 sends: counters.guest_sends,
                 vector_upcalls: upcalls(false),
                 intx_upcalls: upcalls(true),
+                vcpus_with_upcalls: counters
+                    .upcalls
+                    .keys()
+                    .filter(|(_, vector)| *vector != 0)
+                    .map(|(vcpu, _)| vcpu)
+                    .collect::<BTreeSet<_>>()
+                    .len() as u64,
+                high_vcpu_upcalls: counters.upcalls.iter().filter(|((vcpu, _), _)| *vcpu >= 32).map(|(_, n)| n).sum(),
+                ballooned: counters.hypercalls.get(&DECREASE_RESERVATION).copied().unwrap_or(0),
                 suspends: counters.suspends,
                 cancelled_suspends: counters.suspends_cancelled,
                 in_flight_at_suspend: counters.in_flight_at_suspend,
@@ -178,7 +210,9 @@ impl World for ModelWorld<'_> {
     fn fault_fired(&self) -> bool {
         match self.fault {
             Some(PlannedFault::Allocation(_)) => nt::ex::fault::failed(),
-            Some(PlannedFault::Hypercall(_)) => self.ctx.xen(|xen| xen.counters().injected_failures > 0),
+            Some(PlannedFault::Hypercall(_) | PlannedFault::HypercallLasting(_) | PlannedFault::Operation(..)) => {
+                self.ctx.xen(|xen| xen.counters().injected_failures > 0)
+            }
             None => false,
         }
     }
@@ -201,6 +235,10 @@ impl World for ModelWorld<'_> {
 
     fn log(&self) -> Vec<String> {
         self.ctx.log()
+    }
+
+    fn network(&self) -> Option<&dyn Network> {
+        Some(self)
     }
 
     fn sleep_ms(&self, ms: u64) {

@@ -9,6 +9,8 @@ use core::fmt;
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
 
+use crate::emulated::DeviceModel;
+use crate::network::VifSpec;
 use crate::world::{DiskSpec, World};
 
 /// Why a case failed.
@@ -45,7 +47,7 @@ macro_rules! check {
     ($condition:expr, $($arg:tt)*) => { if !$condition { $crate::fail!($($arg)*); } };
 }
 
-/// A registry value set before the boot, below `Services`: `(r"xenpci\Parameters", "LogLevel", value)`.
+/// A registry value set before the boot, below the control set: `(r"Services\xenpci\Parameters", "LogLevel", value)`.
 #[derive(Clone, Debug)]
 pub enum RegistryValue {
     /// REG_DWORD.
@@ -59,12 +61,18 @@ pub enum RegistryValue {
 /// The machine that a case wants.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Virtual processors, 1 to 8.
+    /// Virtual processors, 1 to 64.
     pub vcpus: u32,
     /// Disks that are there when Windows boots.
     pub disks: Vec<DiskSpec>,
+    /// Network interfaces that are there when Windows boots.
+    pub vifs: Vec<VifSpec>,
     /// Registry values set before the boot.
     pub registry: Vec<(&'static str, &'static str, RegistryValue)>,
+    /// The boot entry's options.
+    pub options: &'static str,
+    /// What the device model emulates.
+    pub device_model: DeviceModel,
     /// Hyper-V leaves stand before Xen's.
     pub viridian: bool,
     /// The hypervisor offers FIFO event channels.
@@ -79,6 +87,9 @@ pub struct Setup {
     pub fault: Option<Fault>,
     /// Single-step at seeded moments, so that preemption falls between any two instructions.
     pub stepping: bool,
+    /// How often a driver's access to a page that it shares with Xen or a backend is a preemption point, and its store
+    /// there is delayed as a processor's store buffer delays it.
+    pub shared_access: Often,
 }
 
 impl Default for Setup {
@@ -86,7 +97,10 @@ impl Default for Setup {
         Self {
             vcpus: 2,
             disks: Vec::new(),
+            vifs: Vec::new(),
             registry: Vec::new(),
+            options: "",
+            device_model: DeviceModel::default(),
             viridian: false,
             fifo: true,
             vectors: true,
@@ -94,24 +108,45 @@ impl Default for Setup {
             grant_frames: 64,
             fault: None,
             stepping: true,
+            shared_access: Often::Sometimes,
         }
     }
 }
 
 impl Setup {
-    /// Two processors and one disk of `mib` MiB, `xvda`.
+    /// Two processors and one disk of `mib` MiB, `xvde`.
     pub fn one_disk(mib: u64) -> Self {
         Self { disks: alloc::vec![DiskSpec::new(0, mib)], ..Self::default() }
     }
+
+    /// Two processors and one network interface with everything that Linux's netback offers.
+    pub fn one_vif() -> Self {
+        Self { vifs: alloc::vec![VifSpec::new(0)], ..Self::default() }
+    }
 }
 
-/// A single planted failure.
+/// How much of a run something is done in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Often {
+    /// Nowhere.
+    Never,
+    /// At seeded moments.
+    Sometimes,
+    /// From the start to the end.
+    Always,
+}
+
+/// A planted failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The n-th allocation from a driver fails.
     Allocation(u64),
     /// The n-th hypercall of a driver fails.
     Hypercall(u64),
+    /// The n-th hypercall of a driver fails, and so does every later one of the same operation.
+    HypercallLasting(u64),
+    /// Every hypercall of that number and sub-operation fails.
+    Operation(u32, u64),
 }
 
 /// A case.

@@ -152,9 +152,10 @@ pub struct Disk {
     sector_size: usize,
 }
 
-/// The virtual device number that xenvbd puts at the end of a disk's serial number (xvda = 51712).
+/// The virtual device number of a suite's disk, which xenvbd puts at the end of the serial number (xvda = 51712). Disk 0
+/// is xvde, the first name without an emulated twin; xvda to xvdd are disks 12 to 15.
 pub fn vdev(index: u32) -> u32 {
-    51712 + 16 * index
+    51712 + 16 * ((index + 4) % 16)
 }
 
 fn look(index: u32) -> Option<Arc<disk::Disk>> {
@@ -197,7 +198,7 @@ impl Disk {
         look(index).is_some()
     }
 
-    /// 0 = xvda.
+    /// See [`vdev`].
     pub fn index(&self) -> u32 {
         self.index
     }

@@ -5,10 +5,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::network::Network;
+
 /// A disk as the toolstack configures it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {
-    /// 0 = xvda, 1 = xvdb, ...
+    /// See [`crate::guest::vdev`]: 0 is xvde.
     pub index: u32,
     /// 512-byte units.
     pub units: u64,
@@ -73,7 +75,9 @@ pub enum Hostile {
     NoResponse,
     /// A grant stays mapped after the response.
     GrantKeptMapped,
-    /// Feature keys and sizes that are 0, negative, huge or no numbers, by the seed.
+    /// A grant stays mapped after the response and after the backend's close, until dom0 starts it again.
+    GrantKeptForGood,
+    /// A feature key or a size that is 0, negative, huge or no number, by the seed.
     AbsurdKeys,
     /// The backend is Connected before the frontend offered a ring.
     StateSkip,
@@ -112,6 +116,10 @@ pub struct DiskStats {
     pub most_segments: u64,
     /// Handshakes done.
     pub connections: u64,
+    /// Grants of the guest's that this backend has mapped now: ring, data and indirect pages.
+    pub grants_mapped: u64,
+    /// Of the grant references that this backend ever mapped those that permit access now.
+    pub grants_permitted: u64,
 }
 
 /// Figures of the hypervisor since the boot.
@@ -125,6 +133,12 @@ pub struct XenStats {
     pub vector_upcalls: u64,
     /// Upcalls delivered by the PCI interrupt.
     pub intx_upcalls: u64,
+    /// Virtual processors that got upcalls by vector.
+    pub vcpus_with_upcalls: u64,
+    /// Upcalls to virtual processors whose `vcpu_info` is not in shared info.
+    pub high_vcpu_upcalls: u64,
+    /// Pages that the guest gave back to Xen.
+    pub ballooned: u64,
     /// Suspends that ran to their end, cancelled ones not counted.
     pub suspends: u64,
     /// Suspends that were cancelled.
@@ -161,6 +175,10 @@ pub trait World {
     fn misbehave(&self, index: u32, how: Hostile, times: u32);
     /// How often the misbehaviour happened.
     fn misbehaved(&self, index: u32, how: Hostile) -> u64;
+    /// The frontend's states as the disk's backend saw them, in order.
+    fn frontend_states(&self, index: u32) -> Vec<u32>;
+    /// Keys of the disk's backend that it wrote absurd values to, with the values, in order.
+    fn absurd_values(&self, index: u32) -> Vec<(String, String)>;
     /// Asks for a suspend; `cancel` makes the hypercall return 1 with nothing changed.
     fn suspend(&self, cancel: bool);
     /// Figures of the hypervisor.
@@ -180,6 +198,8 @@ pub trait World {
     fn home(&self) -> String;
     /// The drivers' log lines so far.
     fn log(&self) -> Vec<String>;
+    /// The other end of network interfaces. `None`: this platform has none.
+    fn network(&self) -> Option<&dyn Network>;
     /// Lets simulated or real time pass, with the calling thread asleep.
     fn sleep_ms(&self, ms: u64);
 }

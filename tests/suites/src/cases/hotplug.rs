@@ -93,6 +93,7 @@ fn detach_under_load(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
     let mut load = Load::new(Disk::find(ctx, 1)?, Shape { depth: 16, ..Shape::default() });
     load.run(ctx, 50)?;
     load.fill_queue(ctx);
+    let before = ctx.world.disk_stats(1).grants_permitted;
     ctx.world.detach_disk(1);
     // Windows may end requests with an error once the device is on its way out; each must end.
     let failed = load.drain_any();
@@ -104,6 +105,15 @@ fn detach_under_load(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
         ctx.world.sleep_ms(10);
         waited += 10;
     }
+    let left = ctx.world.disk_stats(1);
+    ctx.set("grants permitted while attached", before);
+    ctx.want("grants permitted while attached", 16);
+    check!(
+        (left.grants_mapped, left.grants_permitted) == (0, 0),
+        "the detached disk's backend has {} grants mapped and may map {}",
+        left.grants_mapped,
+        left.grants_permitted
+    );
     // The other disk goes on.
     let mut other = Load::new(Disk::find(ctx, 0)?, Shape::default());
     other.run(ctx, 100)?;

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use rand::RngExt;
 
-use crate::case::{Case, Ctx, Failure, Setup};
+use crate::case::{Case, Ctx, Failure, Often, Setup};
 use crate::cases::load::{Load, Shape};
 use crate::check;
 use crate::guest::{Buffer, Cdb, Disk};
@@ -30,6 +30,14 @@ pub const CASES: &[Case] = &[
         timeout_s: 300,
         setup: |_| Setup { vcpus: 4, stepping: true, ..Setup::one_disk(8) },
         run: |ctx| random(ctx, 500, Shape { largest: 64 << 10, ..Shape::default() }),
+    },
+    Case {
+        name: "io/ring-races",
+        summary: "The backend works between any two accesses to the ring, and stores to it are seen late",
+        quick: true,
+        timeout_s: 120,
+        setup: |_| Setup { shared_access: Often::Always, ..Setup::one_disk(8) },
+        run: |ctx| random(ctx, 3000, Shape { largest: 32 << 10, ..Shape::default() }),
     },
     Case {
         name: "io/minimal-backend",

@@ -1,19 +1,49 @@
 //! The cases, one subject a file.
 
 mod boot;
+pub mod control;
 mod faults;
+mod hide;
 mod hostile;
 mod hotplug;
 mod io;
 pub mod load;
+mod net;
+mod net_churn;
+mod net_faults;
+mod net_hostile;
+mod net_load;
+mod net_offload;
+mod net_rss;
 mod scsi;
+mod storm;
+mod stub;
 mod suspend;
 
 use crate::case::Case;
 
 /// Every case, in the order in which a person wants to see them fail.
 pub fn all() -> impl Iterator<Item = &'static Case> {
-    [boot::CASES, io::CASES, scsi::CASES, hotplug::CASES, suspend::CASES, hostile::CASES, faults::CASES]
-        .into_iter()
-        .flatten()
+    [
+        boot::CASES,
+        hide::CASES,
+        io::CASES,
+        scsi::CASES,
+        hotplug::CASES,
+        stub::CASES,
+        suspend::CASES,
+        control::CASES,
+        hostile::CASES,
+        storm::CASES,
+        faults::CASES,
+        net::CASES,
+        net_offload::CASES,
+        net_rss::CASES,
+        net_churn::CASES,
+        net_hostile::CASES,
+        net_hostile::HANDSHAKES,
+        net_faults::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }

@@ -38,6 +38,14 @@ pub const CASES: &[Case] = &[
         run: |ctx| suspend(ctx, 1000, 2, |round| round % 3 == 2),
     },
     Case {
+        name: "suspend/attach-during",
+        summary: "A disk comes in the middle of each of 20 suspends: it is found in the new domain and works",
+        quick: true,
+        timeout_s: 120,
+        setup: |_| Setup::one_disk(4),
+        run: attach_during,
+    },
+    Case {
         name: "suspend/resume-line-interrupt",
         summary: "Suspend and resume on 2-level event channels and the PCI interrupt",
         quick: false,
@@ -107,5 +115,45 @@ fn cancelled(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
     check!(ctx.world.xen_stats().cancelled_suspends == 10, "not every suspend was cancelled");
     check!(after.connections == before.connections, "the backend was connected again after a cancelled suspend");
     ctx.want("cancelled", 10);
+    Ok(())
+}
+
+fn attach_during(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
+    let mut load = Load::new(Disk::find(ctx, 0)?, Shape { largest: 16 << 10, ..Shape::default() });
+    for round in 0..20_u64 {
+        load.fill_queue(ctx);
+        let before = ctx.world.xen_stats().suspends;
+        // Now a little before the suspend, now a little after its beginning.
+        if round % 2 == 0 {
+            ctx.world.attach_disk(&DiskSpec::new(1, 2));
+            ctx.world.sleep_ms(round % 5);
+            ctx.world.suspend(false);
+        } else {
+            ctx.world.suspend(false);
+            ctx.world.sleep_ms(round % 3);
+            ctx.world.attach_disk(&DiskSpec::new(1, 2));
+        }
+        let mut other = Load::new(Disk::find(ctx, 1)?, Shape { largest: 16 << 10, ..Shape::default() });
+        other.run(ctx, 5)?;
+        other.drain(ctx)?;
+        drop(other);
+        load.drain(ctx)?;
+        let mut waited = 0;
+        while ctx.world.xen_stats().suspends == before {
+            check!(waited < 60_000, "round {round}: {waited} ms after the request the guest has not suspended");
+            ctx.world.sleep_ms(10);
+            waited += 10;
+        }
+        ctx.world.detach_disk(1);
+        let mut waited = 0;
+        while !ctx.world.disk_gone(1) || Disk::present(1) {
+            check!(waited < 60_000, "round {round}: {waited} ms after the detach the disk is still there");
+            ctx.world.sleep_ms(10);
+            waited += 10;
+        }
+        ctx.count("rounds", 1);
+    }
+    load.verify_all(ctx)?;
+    ctx.want("rounds", 20);
     Ok(())
 }
