@@ -1,28 +1,38 @@
 //! `cargo xtask lab`: the built drivers in ring 0 on a real Xen, against real Linux backends, under QEMU's emulation.
+//! How it works and how to write a case: docs/lab.md.
 //!
-//! [`image`] makes the dom0, once; [`guest`] builds the guest kernel and dom0's agent; [`run`](self::run) starts QEMU,
-//! follows the agent's lines and collects everything below `target/lab/<run>/`.
+//! [`image`] makes the dom0, once; [`guest`] builds the guest kernel and dom0's agent; [`machine`] is QEMU; [`follow`]
+//! reads its console. Everything of a run is collected below `target/lab/<run>/`.
 
+mod follow;
 mod guest;
 mod image;
 mod machine;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use serde::Serialize;
 
 use crate::symbolize::Symbols;
 use crate::{packages, workspace};
+use follow::{Outcome, Progress};
+use machine::Machine;
+
+/// Seconds from QEMU's start until dom0's toolstack must be there. It takes 12 on an idle machine.
+const BOOT_LIMIT: u64 = 180;
+/// Seconds that a run may take: the default cases take a quarter of it on an idle machine.
+const TIMEOUT: u64 = 1800;
+/// Free bytes that a run needs below `target/`.
+const RUN_BYTES: u64 = 300 << 20;
 
 /// Arguments of `cargo xtask lab`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the cases whose name contains this text
+    /// Only the case with this name, or the cases whose names contain this text; may be given again
     #[arg(long)]
-    suite: Option<String>,
+    suite: Vec<String>,
     /// List the cases and stop
     #[arg(long)]
     list: bool,
@@ -39,7 +49,7 @@ pub struct Args {
     #[arg(long)]
     keep: bool,
     /// Seconds that the whole run may take
-    #[arg(long, default_value_t = 1200)]
+    #[arg(long, default_value_t = TIMEOUT)]
     timeout: u64,
     /// Seed of every case
     #[arg(long, default_value_t = 1)]
@@ -54,16 +64,8 @@ struct Case {
     name: String,
     seconds: u64,
     default: bool,
-}
-
-/// What came of a case.
-#[derive(Serialize)]
-struct Outcome {
-    name: String,
-    passed: bool,
-    seconds: f64,
-    /// Counters, or why it failed.
-    text: String,
+    /// Virtual processors of its guest.
+    vcpus: u32,
 }
 
 fn cases() -> anyhow::Result<Vec<Case>> {
@@ -73,8 +75,8 @@ fn cases() -> anyhow::Result<Vec<Case>> {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            let [name, seconds, kind] = words[..] else { bail!("tests/lab/cases.txt: {line}") };
-            Ok(Case { name: name.to_owned(), seconds: seconds.parse()?, default: kind == "d" })
+            let [name, seconds, kind @ ("d" | "f"), vcpus] = words[..] else { bail!("tests/lab/cases.txt: {line}") };
+            Ok(Case { name: name.to_owned(), seconds: seconds.parse()?, default: kind == "d", vcpus: vcpus.parse()? })
         })
         .collect()
 }
@@ -85,10 +87,13 @@ fn cases() -> anyhow::Result<Vec<Case>> {
 /// Where the lab itself does not work; a case that fails is exit code 1.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut chosen = cases()?;
-    match &args.suite {
-        Some(part) => chosen.retain(|case| case.name.contains(part.as_str())),
-        None if !args.full && !args.list => chosen.retain(|case| case.default),
-        None => {}
+    if !args.suite.is_empty() {
+        let names: Vec<String> = chosen.iter().map(|case| case.name.clone()).collect();
+        // A name as it stands means that case alone.
+        let wanted = |name: &str, part: &String| name == part || !names.contains(part) && name.contains(part.as_str());
+        chosen.retain(|case| args.suite.iter().any(|part| wanted(&case.name, part)));
+    } else if !args.full && !args.list {
+        chosen.retain(|case| case.default);
     }
     if chosen.is_empty() {
         bail!("no case has that name; see cargo xtask lab --list");
@@ -99,40 +104,74 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    packages::ensure(&[&packages::QEMU, &packages::DEBOOTSTRAP])?;
-    let start = Instant::now();
-    let drivers = if let Some(folder) = &args.drivers {
-        folder.clone()
-    } else {
+    if args.drivers.is_none() {
         crate::build::all()?;
-        workspace::root().join("target/dist/x64")
-    };
+    }
+    let start = Instant::now();
+    let outcomes = run_cases(args, &chosen)?;
+    if let Some(file) = &args.json {
+        std::fs::write(file, serde_json::to_string_pretty(&outcomes)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let passed = passed(&outcomes);
+    println!("{:.0} s", start.elapsed().as_secs_f64());
+    println!("{passed} passed, {} failed, 0 skipped", outcomes.len() - passed);
+    Ok(if passed == outcomes.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn passed(outcomes: &[Outcome]) -> usize {
+    outcomes.iter().filter(|outcome| outcome.passed).count()
+}
+
+/// Runs the chosen cases with drivers that are built already.
+fn run_cases(args: &Args, chosen: &[Case]) -> anyhow::Result<Vec<Outcome>> {
+    let target = workspace::root().join("target");
+    packages::ensure(&[&packages::QEMU])?;
+    let drivers = args.drivers.clone().unwrap_or_else(|| target.join("dist/x64"));
     let image = image::make()?;
     let programs = guest::build()?;
+    need_space(&target, RUN_BYTES)?;
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let folder = workspace::root().join(format!("target/lab/run-{stamp}"));
+    let folder = target.join(format!("lab/run-{stamp}"));
     std::fs::create_dir_all(&folder)?;
-    stage(args, &chosen, &drivers, &programs, &folder)?;
+    stage(args, chosen, &drivers, &programs, &folder)?;
     println!("== lab: {} cases, everything of the run in {}", chosen.len(), workspace::relative(&folder));
     let symbols = Symbols::new(&drivers);
-    let mut machine = machine::Machine::start(&image, &folder, args.keep)?;
-    let outcomes = follow(&mut machine, &chosen, Duration::from_secs(args.timeout), &symbols, args.keep);
-    if args.keep {
+    let mut machine = Machine::start(&image, &folder, args.keep)?;
+    let mut progress = Progress::default();
+    let end = follow(&mut machine, &mut progress, chosen.len(), args, &symbols)?;
+    if args.keep && end == End::Done {
         println!("dom0 is still there (process {}). A shell in it: socat - UNIX:{}", machine.id(), machine.shell());
         println!("the guests' and Xen's console: {}", workspace::relative(&folder.join("console.log")));
     } else {
         machine.stop();
     }
-    collect(&folder);
-    let outcomes = outcomes?;
-    if let Some(file) = &args.json {
-        std::fs::write(file, serde_json::to_string_pretty(&outcomes)?)
-            .with_context(|| format!("cannot write {}", file.display()))?;
+    collect(&folder, args.keep);
+    progress.write_consoles(&folder)?;
+    if progress.outcomes().is_empty() && end != End::Done {
+        bail!("the lab stopped before the first result, at the step `{}`", progress.step());
     }
-    let passed = outcomes.iter().filter(|outcome| outcome.passed).count();
-    println!("{:.0} s", start.elapsed().as_secs_f64());
-    println!("{passed} passed, {} failed, 0 skipped", outcomes.len() - passed);
-    Ok(if passed == outcomes.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let names: Vec<String> = chosen.iter().map(|case| case.name.clone()).collect();
+    let printed = progress.outcomes().len();
+    let outcomes = progress.finish(&names, &std::fs::read_to_string(folder.join("results")).unwrap_or_default());
+    for outcome in &outcomes[printed..] {
+        report(outcome);
+    }
+    Ok(outcomes)
+}
+
+/// Fails where a file system has less than `bytes` left.
+fn need_space(folder: &Path, bytes: u64) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let output = Command::new("df").args(["--output=avail", "-B1"]).arg(folder).output().context("cannot start df")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let free = text.lines().nth(1).and_then(|line| line.trim().parse().ok());
+    let free: u64 = free.with_context(|| format!("df does not say what is free: {text}"))?;
+    if free < bytes {
+        let mib = |bytes: u64| bytes >> 20;
+        bail!("{} has {} MiB free, the lab needs {} MiB there", folder.display(), mib(free), mib(bytes));
+    }
+    Ok(())
 }
 
 /// Puts what dom0 needs into the archive that it unpacks.
@@ -142,12 +181,15 @@ fn stage(args: &Args, cases: &[Case], drivers: &Path, programs: &guest::Programs
     std::fs::copy(&programs.guest, stage.join("guest"))?;
     std::fs::copy(&programs.agent, stage.join("lab-agent"))?;
     let list: Vec<String> =
-        cases.iter().map(|case| format!("{} {} {}\n", case.name, case.seconds, args.seed)).collect();
+        cases.iter().map(|case| format!("{} {} {} {}\n", case.name, case.seconds, args.seed, case.vcpus)).collect();
     std::fs::write(stage.join("cases"), list.concat())?;
     if let Some(config) = &args.config {
         std::fs::copy(config, stage.join("extra.cfg")).with_context(|| format!("cannot read {}", config.display()))?;
     }
     std::fs::copy(workspace::root().join("tests/lab/dom0/run.sh"), stage.join("run.sh"))?;
+    if !drivers.is_dir() {
+        bail!("{} is no folder of driver packages", drivers.display());
+    }
     // Loading is slow in there, so the symbols stay here.
     tar(drivers, &stage.join("drivers.tar"), &["--exclude=*.pdb"])?;
     tar(&stage, &folder.join("stage.tar"), &[])
@@ -169,102 +211,92 @@ fn tar(folder: &Path, file: &Path, options: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the console until every case has a result.
+/// Why the console is read no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Every case has its result.
+    Done,
+    /// The machine went off, or was killed, before.
+    Early,
+}
+
+/// Reads the console until every case has a result, the machine ends, or time is up.
 fn follow(
-    machine: &mut machine::Machine,
-    cases: &[Case],
-    limit: Duration,
+    machine: &mut Machine,
+    progress: &mut Progress,
+    cases: usize,
+    args: &Args,
     symbols: &Symbols,
-    keep: bool,
-) -> anyhow::Result<Vec<Outcome>> {
-    let end = Instant::now() + limit;
-    let mut outcomes: Vec<Outcome> = Vec::new();
-    let mut step = "Xen and dom0 boot";
-    let mut recent: Vec<String> = Vec::new();
+) -> anyhow::Result<End> {
+    let start = Instant::now();
+    let broken = |machine: &Machine, why: &str| {
+        println!("{why}; the last lines of its console:");
+        for line in machine.tail(25) {
+            println!("    | {}", symbols.resolve(&line));
+        }
+    };
     loop {
+        // Asked first, so that what was printed last is read.
+        let ended = machine.ended()?;
         for line in machine.lines()? {
-            if line.starts_with("lab: ready") {
-                step = "the cases run";
-            }
-            if let Some(outcome) = parse(&line) {
-                println!(
-                    "{:<28} {} ({:.0} s) {}",
-                    outcome.name,
-                    verdict(outcome.passed),
-                    outcome.seconds,
-                    outcome.text
-                );
-                if !outcome.passed {
-                    for line in &recent[recent.len().saturating_sub(25)..] {
-                        println!("    | {}", symbols.resolve(line));
-                    }
+            let Some(outcome) = progress.line(&line).cloned() else { continue };
+            report(&outcome);
+            if !outcome.passed {
+                for line in progress.guest_lines(&outcome.name, 25) {
+                    println!("    | {}", symbols.resolve(line));
                 }
-                outcomes.push(outcome);
-            } else if line.starts_with("(d") {
-                recent.push(line);
             }
         }
-        // A machine that is kept does not end by itself.
-        let all = outcomes.len() == cases.len();
-        if (all && keep) || machine.ended()? {
-            break;
+        let all = progress.outcomes().len() == cases;
+        if all && (args.keep || ended.is_some()) {
+            return Ok(End::Done);
         }
-        if Instant::now() > end {
-            println!("the run is killed after {} s; the last lines of the console:", limit.as_secs());
-            for line in machine.tail(25) {
-                println!("    | {}", symbols.resolve(&line));
-            }
-            break;
+        if let Some(status) = ended {
+            broken(machine, &format!("QEMU ended ({status}) while {}", progress.step()));
+            print!("{}", machine.errors());
+            return Ok(End::Early);
+        }
+        let spent = start.elapsed();
+        if spent > Duration::from_secs(args.timeout) {
+            broken(machine, &format!("killed after {} s while {}", args.timeout, progress.step()));
+            return Ok(End::Early);
+        }
+        if !progress.is_ready() && spent > Duration::from_secs(BOOT_LIMIT) {
+            broken(machine, &format!("dom0 is not there after {BOOT_LIMIT} s; killed while {}", progress.step()));
+            return Ok(End::Early);
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-    if outcomes.is_empty() {
-        let tail = machine.tail(25).join("\n    | ");
-        bail!("the lab stopped before the first result, at the step `{step}`:\n    | {tail}");
+}
+
+fn report(outcome: &Outcome) {
+    let verdict = if outcome.passed { "ok" } else { "FAILED" };
+    println!("{:<28} {verdict} ({:.0} s) {}", outcome.name, outcome.seconds, outcome.text);
+    for note in &outcome.notes {
+        println!("    {note}");
     }
-    for case in cases {
-        if !outcomes.iter().any(|outcome| outcome.name == case.name) {
-            println!("{:<28} {} no result", case.name, verdict(false));
-            let (name, text) = (case.name.clone(), "no result".to_owned());
-            outcomes.push(Outcome { name, passed: false, seconds: 0.0, text });
-        }
-    }
-    Ok(outcomes)
 }
 
-fn verdict(passed: bool) -> &'static str {
-    if passed { "ok" } else { "FAILED" }
-}
-
-/// `lab-result NAME SECONDS passed|failed TEXT`.
-fn parse(line: &str) -> Option<Outcome> {
-    let rest = line.strip_prefix("lab-result ")?;
-    let mut words = rest.splitn(4, ' ');
-    let (name, seconds, verdict) = (words.next()?, words.next()?, words.next()?);
-    Some(Outcome {
-        name: name.to_owned(),
-        passed: verdict == "passed",
-        seconds: seconds.parse().ok()?,
-        text: words.next().unwrap_or_default().to_owned(),
-    })
-}
-
-/// Unpacks what dom0 left on the disk for results, and drops the disk.
-fn collect(folder: &Path) {
+/// Unpacks what dom0 left on the disk for results, and drops what is no evidence.
+fn collect(folder: &Path, keep: bool) {
     let disk = folder.join("results.tar");
-    let evidence = folder.join("dom0");
-    let unpacked = std::fs::create_dir_all(&evidence).is_ok()
-        && Command::new("tar")
-            .arg("--extract")
-            .arg("--file")
-            .arg(&disk)
-            .arg("--directory")
-            .arg(&evidence)
-            .stderr(std::process::Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success());
-    if !unpacked || std::fs::read_dir(&evidence).is_ok_and(|mut entries| entries.next().is_none()) {
+    let unpacked = Command::new("tar")
+        .arg("--extract")
+        .arg("--file")
+        .arg(&disk)
+        .arg("--directory")
+        .arg(folder)
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !unpacked || !folder.join("dmesg").exists() {
         println!("dom0 left no evidence: it did not come to its end");
+    }
+    if !keep {
+        for file in ["results.tar", "stage.tar"] {
+            // What cannot be removed only takes room.
+            let _ = std::fs::remove_file(folder.join(file));
+        }
     }
 }
 
@@ -273,19 +305,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_results() {
-        let outcome = parse("lab-result io/random 12.5 failed unit 7: zeros").expect("a result");
-        assert_eq!(
-            (outcome.name.as_str(), outcome.passed, outcome.text.as_str()),
-            ("io/random", false, "unit 7: zeros")
-        );
-        assert!(parse("lab-result lab/hash 3.0 passed writes 32").is_some_and(|outcome| outcome.passed));
-        assert!(parse("lab-result lab/hash").is_none() && parse("(d1) lab: passed").is_none());
-    }
-
-    #[test]
     fn the_list_of_cases_is_readable() {
         let cases = cases().expect("the list");
         assert!(cases.iter().any(|case| case.default && case.seconds > 0));
+    }
+
+    #[test]
+    fn a_full_disk_is_told() {
+        let folder = std::env::temp_dir();
+        assert!(need_space(&folder, 1).is_ok());
+        let error = need_space(&folder, u64::MAX).expect_err("nobody has so much");
+        assert!(error.to_string().contains("MiB free"), "{error}");
     }
 }

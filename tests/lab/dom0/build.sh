@@ -1,5 +1,6 @@
 #!/bin/bash
-# Builds the dom0 of the lab out of Debian packages: OUT/{xen,vmlinux,initrd.cpio,dom0.ext4}.
+# Builds the dom0 of the lab out of Debian packages: OUT/{xen,vmlinux,initrd.cpio,dom0.ext4}, and what a Linux guest to
+# compare with needs: OUT/{vmlinuz,xen-blkfront.ko,busybox}.
 # Usage: build.sh OUT. Runs as root. The mirror is the one that this machine's apt uses.
 set -euo pipefail
 umask 022
@@ -46,6 +47,9 @@ dd status=none if="$root/boot/$kernel" iflag=skip_bytes,count_bytes skip=$start 
 xz -dc <"$out/payload" >"$out/vmlinux" 2>/dev/null || true
 rm "$out/payload"
 [ -s "$out/vmlinux" ] || { echo "the payload of $kernel is not xz"; exit 1; }
+
+cp "$root/boot/$kernel" "$out/vmlinuz"
+cp "$root/lib/modules/$version/kernel/drivers/block/xen-blkfront.ko" "$root/bin/busybox" "$out/"
 
 step "initrd"
 ramdisk=$out/initrd

@@ -6,10 +6,13 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use sha2::{Digest as _, Sha256};
 
-use crate::workspace;
+use crate::{packages, workspace};
 
 /// The files that decide what the image is.
 const INPUTS: [&str; 5] = ["build.sh", "packages", "init", "labinit", "block-fast"];
+
+/// Free bytes that building needs.
+const BUILD_BYTES: u64 = 2 << 30;
 
 /// Where the image is; makes it if need be.
 ///
@@ -29,8 +32,12 @@ pub fn make() -> anyhow::Result<PathBuf> {
     if std::fs::read_to_string(&mark).is_ok_and(|old| old == hash) {
         return Ok(folder);
     }
+    packages::ensure(&[&packages::DEBOOTSTRAP, &packages::E2FSPROGS, &packages::CPIO, &packages::XZ])?;
+    if !packages::is_root() {
+        bail!("the lab's dom0 is made by debootstrap, which only root may run: run this command as root once");
+    }
+    super::need_space(&folder, BUILD_BYTES)?;
     println!("== lab: building dom0, about 3 minutes");
-    std::fs::create_dir_all(&folder)?;
     let status =
         Command::new("bash").arg(source.join("build.sh")).arg(&folder).status().context("cannot start bash")?;
     if !status.success() {

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::Context;
 
@@ -18,6 +18,7 @@ pub struct Machine {
     qemu: Child,
     console: PathBuf,
     shell: PathBuf,
+    errors: PathBuf,
     read: u64,
     partial: String,
     kept: bool,
@@ -30,6 +31,7 @@ impl Machine {
     /// QEMU does not start.
     pub fn start(image: &Path, folder: &Path, keep: bool) -> anyhow::Result<Self> {
         let (console, shell) = (folder.join("console.log"), folder.join("shell"));
+        let errors = folder.join("qemu-errors.log");
         File::create(folder.join("results.tar"))?.set_len(RESULTS)?;
         let xen = "com1=115200,8n1 console=com1 loglvl=info guest_loglvl=all noreboot dom0_mem=640M,max:640M \
                    dom0_max_vcpus=1 spec-ctrl=off xpti=off cpufreq=none";
@@ -57,10 +59,10 @@ impl Machine {
             .args(["-monitor", "none"])
             .stdin(Stdio::null())
             .stdout(File::create(folder.join("qemu.log"))?)
-            .stderr(File::create(folder.join("qemu-errors.log"))?)
+            .stderr(File::create(&errors)?)
             .spawn()
             .context("cannot start QEMU")?;
-        Ok(Self { qemu, console, shell, read: 0, partial: String::new(), kept: keep })
+        Ok(Self { qemu, console, shell, errors, read: 0, partial: String::new(), kept: keep })
     }
 
     /// QEMU's process.
@@ -99,12 +101,17 @@ impl Machine {
         lines[lines.len().saturating_sub(count)..].iter().map(|line| line.trim_end().to_owned()).collect()
     }
 
-    /// Whether QEMU is gone.
+    /// How QEMU ended, if it did.
     ///
     /// # Errors
     /// The process cannot be asked.
-    pub fn ended(&mut self) -> anyhow::Result<bool> {
-        Ok(self.qemu.try_wait()?.is_some())
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.qemu.try_wait()?)
+    }
+
+    /// What QEMU printed as errors.
+    pub fn errors(&self) -> String {
+        std::fs::read_to_string(&self.errors).unwrap_or_default()
     }
 
     /// Kills QEMU if it still runs.

@@ -1,15 +1,19 @@
 //! The lab's agent in dom0: for each case it makes a guest, carries out what the suite inside asks for through the
 //! [`mailbox`], and keeps the evidence.
 //!
-//! `lab-agent FOLDER OUT`: FOLDER has `guest`, `drivers.tar`, `cases` (one line a case: name, seconds, seed) and
-//! perhaps `extra.cfg`, lines for the guest's configuration. OUT gets a folder a case. One line `lab-result` a case
-//! goes to standard output, which the host follows.
+//! `lab-agent FOLDER OUT`: FOLDER has `guest`, `drivers.tar`, `cases` (one line a case: name, seconds, seed, processors) and
+//! perhaps `extra.cfg`, lines for the guest's configuration. OUT gets a folder a case. The host follows the lines
+//! `lab-case` (it begins), `lab-note` (what is worth reading beside the result) and `lab-result` on standard output.
 
 mod dom0;
 mod mailbox;
+mod privcmd;
+mod requests;
 mod session;
+mod store;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -18,10 +22,15 @@ use anyhow::Context;
 use session::Session;
 
 /// A case that is to be run.
-struct Case {
-    name: String,
-    seconds: u64,
-    seed: u64,
+pub struct Case {
+    /// `group/name`.
+    pub name: String,
+    /// Until it is killed.
+    pub seconds: u64,
+    /// Its seed.
+    pub seed: u64,
+    /// Virtual processors of its guest.
+    pub vcpus: u32,
 }
 
 fn read_cases(folder: &Path) -> anyhow::Result<Vec<Case>> {
@@ -29,31 +38,39 @@ fn read_cases(folder: &Path) -> anyhow::Result<Vec<Case>> {
     text.lines()
         .map(|line| {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            let [name, seconds, seed] = words[..] else { anyhow::bail!("a case is no name, seconds, seed: {line}") };
-            Ok(Case { name: name.to_owned(), seconds: seconds.parse()?, seed: seed.parse()? })
+            let [name, seconds, seed, vcpus] = words[..] else { anyhow::bail!("this is no case: {line}") };
+            Ok(Case { name: name.to_owned(), seconds: seconds.parse()?, seed: seed.parse()?, vcpus: vcpus.parse()? })
         })
         .collect()
+}
+
+/// Runs a case in a guest of its own: its verdict, which begins with `passed` or `failed`.
+fn run(case: &Case, folder: &Path, evidence: &Path) -> anyhow::Result<String> {
+    let mut session = Session::new(folder, evidence, case)?;
+    let verdict = session.serve(case.seconds).unwrap_or_else(|error| format!("failed {error:#}"));
+    match session.finish() {
+        Ok(()) => Ok(verdict),
+        Err(error) if verdict.starts_with("passed") => Ok(format!("failed {error:#}, after: {verdict}")),
+        Err(error) => Ok(format!("{verdict}; {error:#}")),
+    }
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [folder, out] = &arguments[..] else { anyhow::bail!("usage: lab-agent FOLDER OUT") };
-    fs::create_dir_all("/tmp/lab")?;
+    fs::create_dir_all(dom0::DISKS)?;
     for case in read_cases(folder)? {
         let start = Instant::now();
         println!("lab-case {}", case.name);
         let evidence = out.join(case.name.replace('/', "-"));
         fs::create_dir_all(&evidence)?;
-        let verdict = Session::new(folder, &evidence, &case.name, case.seed)
-            .and_then(|mut session| {
-                let verdict = session.serve(case.seconds);
-                session.finish();
-                verdict
-            })
-            .unwrap_or_else(|error| format!("failed {error:#}"));
+        let verdict = run(&case, folder, &evidence).unwrap_or_else(|error| format!("failed {error:#}"));
         // One line, whatever the reason holds.
         let verdict = verdict.replace(['\n', '\r'], " ");
-        println!("lab-result {} {:.1} {verdict}", case.name, start.elapsed().as_secs_f64());
+        let line = format!("lab-result {} {:.1} {verdict}\n", case.name, start.elapsed().as_secs_f64());
+        // In a file too: on the console Xen's lines may fall into it.
+        fs::OpenOptions::new().create(true).append(true).open(out.join("results"))?.write_all(line.as_bytes())?;
+        print!("{line}");
     }
     Ok(())
 }

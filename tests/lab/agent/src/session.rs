@@ -1,57 +1,93 @@
-//! One guest from its creation to its end, and what its suite asks for.
+//! One guest from its creation to its end. What its suite asks for meanwhile is in [`requests`](crate::requests).
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::dom0::{self, Disk, number, run};
-use crate::mailbox::{MOST_DATA, Mailbox, Request};
+use crate::Case;
+use crate::dom0::{DISKS, Disk, number, run};
+use crate::mailbox::Mailbox;
+use crate::store::{Conflicts, TRACE};
 
 /// The guest's name.
-const NAME: &str = "lab";
+pub const NAME: &str = "lab";
 const POLL: Duration = Duration::from_millis(2);
 /// How often the domain's life is looked at.
 const LOOK: Duration = Duration::from_secs(2);
+/// What dom0 gets to let go of a destroyed domain.
+const CLEAN: Duration = Duration::from_secs(15);
+
+/// What is to be done once the guest knows that its request was taken.
+pub enum Due {
+    /// `xl save -c`.
+    Checkpoint,
+    /// `xl save` and `xl restore`.
+    Migrate,
+    /// `xl destroy`, while the disk with this number is busy.
+    Destroy(u32),
+    /// The guest shuts itself down; `xl` must see this reason.
+    AwaitShutdown(u32),
+}
 
 /// A guest that runs a case.
 pub struct Session {
-    domain: u16,
+    /// Its number at the moment.
+    pub domain: u16,
     mailbox: Option<Mailbox>,
-    disks: Vec<Disk>,
+    /// Its disks, also those that were detached.
+    pub disks: Vec<Disk>,
     /// `xl` commands that need the guest's help and so cannot be waited for.
-    children: Vec<Child>,
+    pub children: Vec<Child>,
     evidence: PathBuf,
-    suspends: u32,
-    cancelled: u32,
-    /// A suspend that is due once its request is answered: whether it is cancelled.
-    due: Option<bool>,
-    verdict: Option<String>,
+    /// Saved and restored.
+    pub suspends: u32,
+    /// Saved, and went on.
+    pub cancelled: u32,
+    /// See [`Due`].
+    pub due: Option<Due>,
+    /// What the case came to, once it is known.
+    pub verdict: Option<String>,
+    /// Writes that fall into the guest's transactions.
+    pub conflicts: Option<Conflicts>,
+    /// What was negotiated for each disk, for the summary.
+    notes: BTreeMap<u32, String>,
+    start: Instant,
+    timeline: String,
+}
+
+/// The configuration of a guest: `extra` are the user's lines, which win.
+fn configuration(folder: &Path, case: &Case, extra: &str) -> String {
+    let vcpus = extra
+        .lines()
+        .find_map(|line| line.split_once('=').filter(|(key, _)| key.trim() == "vcpus")?.1.trim().parse().ok())
+        .unwrap_or(case.vcpus);
+    format!(
+        "name=\"{NAME}\"\ntype=\"hvm\"\nkernel=\"{0}/guest\"\nramdisk=\"{0}/drivers.tar\"\n\
+         cmdline=\"vcpus={vcpus} case={1} seed={2}\"\nmemory=64\nvcpus={vcpus}\nvga=\"none\"\nusb=0\n\
+         xen_platform_pci=1\non_poweroff=\"destroy\"\non_reboot=\"destroy\"\non_crash=\"destroy\"\n{extra}",
+        folder.display(),
+        case.name,
+        case.seed
+    )
 }
 
 impl Session {
     /// Makes the guest.
-    pub fn new(folder: &Path, evidence: &Path, case: &str, seed: u64) -> anyhow::Result<Self> {
+    pub fn new(folder: &Path, evidence: &Path, case: &Case) -> anyhow::Result<Self> {
         let config = evidence.join("guest.cfg");
         let extra = fs::read_to_string(folder.join("extra.cfg")).unwrap_or_default();
-        let vcpus = extra
-            .lines()
-            .find_map(|line| line.split_once('=').filter(|(key, _)| key.trim() == "vcpus")?.1.trim().parse().ok())
-            .unwrap_or(1u32);
-        let text = format!(
-            "name=\"{NAME}\"\ntype=\"hvm\"\nkernel=\"{0}/guest\"\nramdisk=\"{0}/drivers.tar\"\n\
-             cmdline=\"vcpus={vcpus} case={case} seed={seed}\"\nmemory=128\nvcpus=1\nvga=\"none\"\nusb=0\n\
-             xen_platform_pci=1\non_poweroff=\"destroy\"\non_reboot=\"destroy\"\non_crash=\"destroy\"\n{extra}",
-            folder.display()
-        );
-        fs::write(&config, text)?;
-        // Cases begin with disks of zeros.
-        for entry in fs::read_dir("/tmp/lab")?.flatten() {
+        fs::write(&config, configuration(folder, case, &extra))?;
+        for entry in fs::read_dir(DISKS)?.flatten() {
             fs::remove_file(entry.path())?;
         }
+        // The trace begins with each case, or it would fill dom0's memory.
+        fs::OpenOptions::new().write(true).truncate(true).open(TRACE).context("xenstored writes no trace")?;
+        let start = Instant::now();
         run("xl", &["create", &config.to_string_lossy()]).context("the guest cannot be made")?;
         let mut session = Self {
             domain: 0,
@@ -63,8 +99,17 @@ impl Session {
             cancelled: 0,
             due: None,
             verdict: None,
+            conflicts: None,
+            notes: BTreeMap::new(),
+            start,
+            timeline: String::new(),
         };
-        session.connect()?;
+        session.mark("created");
+        if let Err(error) = session.connect() {
+            // It must not stand in the next guest's way; what went wrong first is what is told.
+            let _ = session.finish();
+            return Err(error);
+        }
         Ok(session)
     }
 
@@ -74,6 +119,12 @@ impl Session {
         Ok(())
     }
 
+    /// A line of the timeline, which is kept as evidence.
+    fn mark(&mut self, what: &str) {
+        // Writing to a String does not fail.
+        let _ = writeln!(self.timeline, "{:8.2} {what}", self.start.elapsed().as_secs_f64());
+    }
+
     /// Carries out requests until the case has a result. What it returns begins with `passed` or `failed`.
     pub fn serve(&mut self, seconds: u64) -> anyhow::Result<String> {
         let end = Instant::now() + Duration::from_secs(seconds);
@@ -81,14 +132,19 @@ impl Session {
         loop {
             if let Some(request) = self.mailbox.as_ref().and_then(Mailbox::poll) {
                 let result = self.carry_out(&request).map_err(|error| format!("{error:#}"));
+                self.mark(&request.text);
                 if let Some(mailbox) = &self.mailbox {
                     mailbox.answer(&request, result);
                 }
+                match self.due.take() {
+                    Some(Due::Checkpoint) => self.checkpoint()?,
+                    Some(Due::Migrate) => self.migrate()?,
+                    Some(Due::Destroy(index)) => return self.destroy_under_load(index),
+                    Some(Due::AwaitShutdown(reason)) => return Self::await_shutdown(reason, end),
+                    None => {}
+                }
                 if let Some(verdict) = self.verdict.take() {
                     return Ok(verdict);
-                }
-                if let Some(cancel) = self.due.take() {
-                    self.suspend(cancel)?;
                 }
                 continue;
             }
@@ -106,141 +162,163 @@ impl Session {
         }
     }
 
-    /// Destroys the guest and keeps what it leaves.
-    pub fn finish(&mut self) {
-        let keep = |name: &str, text: anyhow::Result<String>| {
-            let text = text.unwrap_or_else(|error| format!("{error:#}\n"));
-            // The run's result does not depend on evidence that cannot be written: the host says what is missing.
-            let _ = fs::write(self.evidence.join(name), text);
-        };
-        keep("xenstore", run("xenstore-ls", &["-f"]));
-        keep("grants-before-destroy", run("xl", &["debug-keys", "g"]));
+    /// Destroys the guest if it is there, keeps what it leaves, and sees that dom0 is as it was before.
+    ///
+    /// # Errors
+    /// What is left of the domain.
+    pub fn finish(&mut self) -> anyhow::Result<()> {
+        self.keep("xenstore", run("xenstore-ls", &["-f"]));
+        for index in self.disks.iter().map(|disk| disk.index).collect::<Vec<_>>() {
+            self.note(index);
+        }
+        // On Xen's console, which the host has.
+        self.keep("grants-before-destroy", run("xl", &["debug-keys", "g"]));
         self.mailbox = None;
-        keep("destroy", run("xl", &["destroy", NAME]));
+        if run("xl", &["domid", NAME]).is_ok() {
+            self.keep("destroy", run("xl", &["destroy", NAME]));
+        }
+        self.mark("destroyed");
         for child in &mut self.children {
             let _ = child.kill();
             let _ = child.wait();
         }
-        for disk in &self.disks {
-            // blkback lets the device go a moment after the domain.
-            for _ in 0..50 {
-                if disk.free().is_ok() {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(100));
-            }
+        if let Some(conflicts) = self.conflicts.take() {
+            conflicts.end()?;
         }
-        keep("domains-after", run("xl", &["list"]));
+        let clean = self.wait_until_clean();
+        self.keep("domains-after", run("xl", &["list"]));
         for name in [format!("qemu-dm-{NAME}.log"), format!("xl-{NAME}.log")] {
             let _ = fs::rename(Path::new("/var/log/xen").join(&name), self.evidence.join(&name));
         }
-    }
-
-    fn suspend(&mut self, cancel: bool) -> anyhow::Result<()> {
-        let image = "/tmp/lab-save";
-        if cancel {
-            run("xl", &["save", "-c", NAME, image])?;
-            self.cancelled += 1;
-        } else {
-            // The mapping would keep the old domain's memory.
-            self.mailbox = None;
-            run("xl", &["save", NAME, image])?;
-            run("xl", &["restore", image])?;
-            self.connect()?;
-            self.suspends += 1;
+        self.keep("xenstored-trace", Ok(String::new()));
+        let _ = fs::copy(TRACE, self.evidence.join("xenstored-trace"));
+        self.mark("clean");
+        self.keep("timeline", Ok(self.timeline.clone()));
+        for note in self.notes.values() {
+            println!("lab-note {note}");
         }
-        fs::remove_file(image).context("the saved image cannot be removed")
+        clean
     }
 
-    fn disk(&self, index: u32) -> anyhow::Result<&Disk> {
+    /// Evidence. The run's result does not depend on what cannot be written: the host says what is missing.
+    fn keep(&self, name: &str, text: anyhow::Result<String>) {
+        let text = text.unwrap_or_else(|error| format!("{error:#}\n"));
+        let _ = fs::write(self.evidence.join(name), text);
+    }
+
+    /// Remembers what was negotiated for a disk, if it is connected.
+    pub fn note(&mut self, index: u32) {
+        if let Ok(text) = self.negotiated(index) {
+            self.notes.insert(index, text);
+        }
+    }
+
+    /// Waits until nothing of the domain is left.
+    fn wait_until_clean(&mut self) -> anyhow::Result<()> {
+        let end = Instant::now() + CLEAN;
+        loop {
+            let left = self.left();
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                bail!("dom0 is not clean: {}", left.join(", "));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// What is there of the domain.
+    fn left(&mut self) -> Vec<String> {
+        let mut left = Vec::new();
+        let domains = run("xl", &["list"]).unwrap_or_else(|error| format!("{error:#}"));
+        // A zombie is `(null)`.
+        left.extend(domains.lines().skip(1).filter(|line| !line.starts_with("Domain-0")).map(str::to_owned));
+        for class in ["vbd", "qdisk"] {
+            let path = format!("/local/domain/0/backend/{class}/{}", self.domain);
+            if run("xenstore-exists", &[&path]).is_ok() {
+                left.push(path);
+            }
+        }
+        for disk in &mut self.disks {
+            // blkback lets the device go a moment after the domain.
+            if let Err(error) = disk.free() {
+                left.push(format!("{error:#}"));
+            }
+        }
+        left
+    }
+
+    fn checkpoint(&mut self) -> anyhow::Result<()> {
+        run("xl", &["save", "-c", NAME, "/tmp/lab-save"])?;
+        self.cancelled += 1;
+        self.mark("checkpoint done");
+        fs::remove_file("/tmp/lab-save").context("the saved image cannot be removed")
+    }
+
+    fn migrate(&mut self) -> anyhow::Result<()> {
+        // The mapping would keep the old domain's memory.
+        self.mailbox = None;
+        run("xl", &["save", NAME, "/tmp/lab-save"])?;
+        self.mark("saved");
+        run("xl", &["restore", "/tmp/lab-save"])?;
+        self.connect()?;
+        self.suspends += 1;
+        self.mark("restored");
+        fs::remove_file("/tmp/lab-save").context("the saved image cannot be removed")
+    }
+
+    /// `xl destroy` while requests come: [`Self::finish`] judges what is left.
+    fn destroy_under_load(&mut self, index: u32) -> anyhow::Result<String> {
+        let requests = |session: &Self| -> anyhow::Result<u64> {
+            Ok(session.statistics(index).iter().map(|text| text.parse::<u64>().unwrap_or(0)).sum())
+        };
+        std::thread::sleep(Duration::from_secs(1));
+        let first = requests(self)?;
+        std::thread::sleep(Duration::from_secs(1));
+        let second = requests(self)?;
+        if second == first {
+            bail!("there was no load to destroy the domain under: {first} requests, a second later still so");
+        }
+        run("xl", &["destroy", NAME])?;
+        self.mark("destroyed under load");
+        Ok(format!("passed requests of the last second {}, requests before {second}", second - first))
+    }
+
+    /// Waits until `xl` says why the domain shut down.
+    fn await_shutdown(reason: u32, end: Instant) -> anyhow::Result<String> {
+        let log = format!("/var/log/xen/xl-{NAME}.log");
+        loop {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            if let Some(line) = text.lines().find(|line| line.contains("has shut down, reason code")) {
+                let words: Vec<&str> = line.split_ascii_whitespace().collect();
+                let code = words.iter().position(|word| *word == "code").and_then(|at| words.get(at + 1));
+                if code.and_then(|code| code.parse().ok()) != Some(reason) {
+                    bail!("xl says `{line}`, reason {reason} was due");
+                }
+                if run("xl", &["domid", NAME]).is_err() {
+                    return Ok(format!("passed reason in xl's log {reason}"));
+                }
+            }
+            if Instant::now() > end {
+                bail!("xl has not seen the domain shut down: {text}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// A disk of the guest.
+    pub fn disk(&self, index: u32) -> anyhow::Result<&Disk> {
         self.disks.iter().find(|disk| disk.index == index).with_context(|| format!("there is no disk {index}"))
     }
 
-    fn backend(&self, index: u32) -> String {
-        format!("/local/domain/0/backend/vbd/{}/{}", self.domain, number(index))
+    /// The frontend's directory of a disk.
+    pub fn frontend(&self, index: u32) -> String {
+        format!("/local/domain/{}/device/vbd/{}", self.domain, number(index))
     }
 
-    fn carry_out(&mut self, request: &Request) -> anyhow::Result<(String, Vec<u8>)> {
-        let (verb, rest) = request.text.split_once(' ').unwrap_or((&request.text, ""));
-        let words: Vec<&str> = rest.split_ascii_whitespace().collect();
-        let word = |n: usize| words.get(n).copied().with_context(|| format!("`{verb}` lacks an argument"));
-        let value = |n: usize| anyhow::Ok(word(n)?.parse::<u64>()?);
-        let index = || anyhow::Ok(value(0)? as u32);
-        let text = match verb {
-            "home" => format!("/local/domain/{}", self.domain),
-            "attach" => {
-                let disk = Disk::make(index()?, value(1)?, value(2)? as u32)?;
-                let specification = disk.specification(value(3)? != 0);
-                self.disks.retain(|old| old.index != disk.index);
-                self.disks.push(disk);
-                run("xl", &["block-attach", NAME, &specification])?
-            }
-            "detach" => {
-                let child = Command::new("xl")
-                    .args(["block-detach", NAME, &dom0::name(index()?)])
-                    .stdin(Stdio::null())
-                    .stdout(Stdio::null())
-                    .spawn()?;
-                self.children.push(child);
-                String::new()
-            }
-            "gone" => {
-                let front = format!("/local/domain/{}/device/vbd/{}", self.domain, number(index()?));
-                let gone = [self.backend(index()?), front].iter().all(|path| run("xenstore-exists", &[path]).is_err());
-                if gone && let Some(at) = self.disks.iter().position(|disk| Some(disk.index) == index().ok()) {
-                    let disk = self.disks.remove(at);
-                    disk.free()?;
-                    fs::remove_file(&disk.file)?;
-                }
-                u8::from(gone).to_string()
-            }
-            "resize" => {
-                let disk = self.disk(index()?)?;
-                fs::OpenOptions::new().write(true).open(&disk.file)?.set_len(value(1)? * 512)?;
-                run("losetup", &["--set-capacity", &disk.device])?
-            }
-            "read" => {
-                let mut file = fs::File::open(&self.disk(index()?)?.file)?;
-                file.seek(SeekFrom::Start(value(1)? * 512))?;
-                let mut data = vec![0; (value(2)? as usize * 512).min(MOST_DATA)];
-                file.read_exact(&mut data)?;
-                return Ok((String::new(), data));
-            }
-            "write" => {
-                let mut file = fs::OpenOptions::new().write(true).open(&self.disk(index()?)?.file)?;
-                file.seek(SeekFrom::Start(value(1)? * 512))?;
-                file.write_all(&request.data)?;
-                String::new()
-            }
-            "hash" => run("sha256sum", &[&self.disk(index()?)?.file.to_string_lossy()])?,
-            "allocated" => {
-                use std::os::unix::fs::MetadataExt;
-                fs::metadata(&self.disk(index()?)?.file)?.blocks().to_string()
-            }
-            "stats" => {
-                let folder =
-                    format!("/sys/bus/xen-backend/devices/vbd-{}-{}/statistics", self.domain, number(index()?));
-                let read =
-                    |name: &str| fs::read_to_string(format!("{folder}/{name}")).map(|text| text.trim().to_owned());
-                ["rd_req", "wr_req", "f_req", "ds_req"].map(|name| read(name).unwrap_or("0".into())).join(" ")
-            }
-            "suspend" => {
-                self.due = Some(value(0)? != 0);
-                String::new()
-            }
-            "suspends" => format!("{} {}", self.suspends, self.cancelled),
-            "store-read" => run("xenstore-read", &[rest])?,
-            "store-write" => {
-                let (path, value) = rest.split_once(' ').unwrap_or((rest, ""));
-                run("xenstore-write", &[path, value])?
-            }
-            "store-remove" => run("xenstore-rm", &[rest])?,
-            "result" => {
-                self.verdict = Some(rest.to_owned());
-                String::new()
-            }
-            _ => bail!("`{verb}` is no request"),
-        };
-        Ok((text, Vec::new()))
+    /// The backend's directory of a disk.
+    pub fn backend(&self, index: u32) -> anyhow::Result<String> {
+        run("xenstore-read", &[&format!("{}/backend", self.frontend(index))])
     }
 }

@@ -1,10 +1,11 @@
 //! What `nt` asks of its platform, answered by this machine.
 
 use crate::console::{self, Verdict};
-use crate::{clock, interrupts, log, memory, pci, processor};
+use crate::{clock, interrupts, log, memory, pci, processor, suspend};
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
+use nt::ke::IPI_LEVEL;
 use nt::platform::{Cache, CodeRange, MemoryRange, PAGE_SIZE, PciAddress, Platform, Point, Protection, Stop};
 use x86_64::instructions::interrupts as flag;
 use x86_64::instructions::port::Port;
@@ -36,6 +37,9 @@ unsafe impl Platform for Machine {
         processor::irql()
     }
     fn set_irql(&self, irql: u8) {
+        if irql == IPI_LEVEL {
+            suspend::note_capture();
+        }
         processor::set_irql(irql);
     }
     fn disable_interrupts(&self) -> bool {
@@ -179,6 +183,7 @@ unsafe impl Platform for Machine {
 
     fn log(&self, line: &str) {
         log::keep(line);
+        suspend::note_line(line);
         console::print(format_args!("nt: {line}"));
     }
     fn stop(&self, stop: &Stop) -> ! {

@@ -1,4 +1,5 @@
-//! Processors: descriptor tables, the local APIC in x2APIC mode, interrupt flag and CR8, starting the others.
+//! Processors: descriptor tables, the local APIC in x2APIC mode, interrupt flag and CR8. How the others are started is in
+//! [`others`](crate::others).
 
 use crate::clock;
 use crate::lock::Lock;
@@ -103,7 +104,7 @@ pub fn start(count: u32) {
 }
 
 /// Takes the processor that executes this into its tables, and its APIC into service. Interrupts stay off.
-fn enter(processor: u32) {
+pub fn enter(processor: u32) {
     let table = TABLE.lock().expect("the tables are made first");
     table.load();
     // SAFETY: the selectors are those of the table, which is never freed.
@@ -178,6 +179,13 @@ pub fn send(processor: u32, vector: u8) {
 
 fn command(processor: u32, vector: u8) {
     write(APIC_COMMAND, u64::from(apic_id(processor)) << 32 | u64::from(vector));
+}
+
+/// Puts a processor, not this one, into the state after a reset: an INIT.
+pub fn init(processor: u32) {
+    const ASSERT: u64 = 1 << 14;
+    const INIT: u64 = 0b101 << 8;
+    write(APIC_COMMAND, u64::from(apic_id(processor)) << 32 | ASSERT | INIT);
 }
 
 /// Whether this processor is to take a dispatch interrupt now, if interrupts are on.

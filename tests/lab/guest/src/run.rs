@@ -3,8 +3,8 @@
 use crate::boot::Loaded;
 use crate::console::{self, Verdict};
 use crate::lock::Lock;
-use crate::world::Dom0;
-use crate::{cases, clock, interrupts, machine, mailbox, memory, processor};
+use crate::world::{self, Dom0};
+use crate::{cases, clock, interrupts, machine, mailbox, memory, others, processor};
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::sync::Arc;
@@ -44,6 +44,10 @@ pub fn start(loaded: &Loaded) -> ! {
     *COMMAND_LINE.lock() = String::from(line).leak();
     nt::platform::install(&machine::Machine);
     nt::ke::start();
+    if let Err((processor, reason)) = others::start() {
+        console::print(format_args!("lab: processor {processor} did not start: {reason}"));
+        console::end(Verdict::Panic);
+    }
     // SAFETY: the scheduler is set up; the routine needs no context.
     if unsafe { nt::ke::thread::create(first_thread, core::ptr::null_mut(), nt::ke::sched::DEFAULT_PRIORITY) }.is_err()
     {
@@ -92,7 +96,7 @@ fn values(setup: &Setup) -> Vec<(String, String, u32, Vec<u8>)> {
     const DWORD: u32 = 4;
     let switches = [("UseFifo", setup.fifo), ("UseVectors", setup.vectors)];
     let off = switches.iter().filter(|(_, wanted)| !wanted);
-    let off = off.map(|(name, _)| (r"xenpci\Parameters".into(), (*name).into(), DWORD, alloc::vec![0; 4]));
+    let off = off.map(|(name, _)| (r"Services\xenpci\Parameters".into(), (*name).into(), DWORD, alloc::vec![0; 4]));
     let given = setup.registry.iter().map(|(key, name, value)| {
         let (kind, data) = match value {
             RegistryValue::Dword(value) => (DWORD, value.to_le_bytes().to_vec()),
@@ -113,7 +117,8 @@ fn boot(setup: &Setup) -> Result<(), String> {
     for disk in &setup.disks {
         Dom0.attach_disk(disk);
     }
-    let config = BootConfig { packages, values: values(setup), ..BootConfig::default() };
+    let config =
+        BootConfig { packages, values: values(setup), start_options: setup.options.into(), ..BootConfig::default() };
     nt::pnp::boot::boot(config).map_err(|error| format!("{error}"))
 }
 
@@ -128,6 +133,12 @@ fn run_case(line: &str) -> Result<String, String> {
         console::print(format_args!("lab: {:?} {:?} {} {:?}", node.state, node.problem, node.instance, node.stack));
     }
     let mut ctx = Ctx::new(&Dom0, seed);
+    // libxl takes zero for a guest without PV drivers: it would neither save it nor ask it to shut down.
+    let callback = world::callback_irq();
+    if callback == 0 {
+        return Err("the toolstack sees HVM_PARAM_CALLBACK_IRQ = 0".to_string());
+    }
+    ctx.set("callback irq", callback);
     let result = (case.run)(&mut ctx).and_then(|()| ctx.check_wanted());
     let counters: Vec<String> = ctx.counters().iter().map(|(name, value)| format!("{name} {value}")).collect();
     match result {

@@ -154,6 +154,13 @@ pub fn load() {
 const DEVICE_VECTORS: core::ops::Range<u8> = 0x30..0xc0;
 /// Interrupts of devices so far: by message, by line.
 static TAKEN: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+/// Interrupts of devices so far, by processor.
+static TAKEN_BY: [AtomicU64; processor::MOST] = [const { AtomicU64::new(0) }; processor::MOST];
+
+/// Interrupts of devices that a processor took so far.
+pub fn device_interrupts_of(processor: u32) -> u64 {
+    TAKEN_BY[processor as usize].load(Ordering::Relaxed)
+}
 
 /// Interrupts of devices so far: by message, by line.
 pub fn device_interrupts() -> (u64, u64) {
@@ -173,6 +180,7 @@ unsafe extern "sysv64" fn enter(frame: &mut Frame, vectors: *mut [u8; 512]) {
             if DEVICE_VECTORS.contains(&(vector as u8)) {
                 let by_line = usize::from(interrupts::is_line(vector as u8));
                 TAKEN[by_line].fetch_add(1, Ordering::Relaxed);
+                TAKEN_BY[processor::current() as usize].fetch_add(1, Ordering::Relaxed);
             }
             nt::ke::interrupt::dispatch(vector as u8);
         }

@@ -1,6 +1,6 @@
 //! The suites' [`World`] in the lab: a real dom0 behind the mailbox.
 
-use crate::{log, mailbox, trap};
+use crate::{log, mailbox, suspend, trap};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -24,7 +24,7 @@ fn absent(what: &str) -> ! {
     crate::run::give_up(&format!("the lab has no {what}"))
 }
 
-/// What dom0 says of a disk's file: its SHA-256, in hexadecimal.
+/// What dom0 says of a disk's content: its SHA-256, in hexadecimal. Of a qcow2 file only when it is detached.
 pub fn hash(index: u32) -> String {
     ask(&format!("hash {index}"), &[]).0.split(' ').next().unwrap_or_default().into()
 }
@@ -34,10 +34,51 @@ pub fn allocated(index: u32) -> u64 {
     ask(&format!("allocated {index}"), &[]).0.parse().unwrap_or(0)
 }
 
+/// Attaches a disk of zeros that QEMU's block backend carries: `raw` or `qcow2`.
+pub fn attach_qdisk(index: u32, units: u64, format: &str) {
+    ask(&format!("attach {index} {units} 512 0 {format}"), &[]);
+}
+
+/// `HVM_PARAM_CALLBACK_IRQ`, as the toolstack reads it.
+pub fn callback_irq() -> u64 {
+    ask("callback", &[]).0.parse().unwrap_or(0)
+}
+
+/// What Xen says of this domain's grant table: its frames, and the references that somebody has mapped.
+pub fn grants() -> (u64, Vec<u32>) {
+    let text = ask("grants", &[]).0;
+    let mut words = text.split_ascii_whitespace().filter_map(|word| word.split_once('='));
+    let frames = words.next().and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
+    let mapped = words.next().map_or("", |(_, value)| value);
+    (frames, mapped.split(',').filter_map(|word| word.parse().ok()).collect())
+}
+
+/// From now on dom0 writes into the transactions in which a disk is published, until `most` were refused.
+pub fn start_conflicts(index: u32, most: u64) {
+    ask(&format!("conflict {index} {most}"), &[]);
+}
+
+/// Ends that: how often dom0 wrote, and how many transactions xenstored refused.
+pub fn end_conflicts() -> (u64, u64) {
+    let text = ask("conflicts", &[]).0;
+    let (writes, refused) = text.split_once(' ').unwrap_or_default();
+    (writes.parse().unwrap_or(0), refused.parse().unwrap_or(0))
+}
+
+/// The agent destroys this domain while the disk is busy, and judges what is left. The caller goes on until it is gone.
+pub fn destroy_under_load(index: u32) {
+    ask(&format!("destroy {index}"), &[]);
+}
+
+/// The agent waits until `xl` says that this domain shut down for a reason of Xen's public/sched.h.
+pub fn await_shutdown(reason: u32) {
+    ask(&format!("await-shutdown {reason}"), &[]);
+}
+
 impl World for Dom0 {
     fn attach_disk(&self, spec: &DiskSpec) {
         let DiskSpec { index, units, sector_size, .. } = spec;
-        ask(&format!("attach {index} {units} {sector_size} {}", u8::from(spec.read_only)), &[]);
+        ask(&format!("attach {index} {units} {sector_size} {} phy", u8::from(spec.read_only)), &[]);
     }
     fn detach_disk(&self, index: u32) {
         ask(&format!("detach {index}"), &[]);
@@ -74,7 +115,11 @@ impl World for Dom0 {
         let disk = nt::disk::disks().into_iter().find(|disk| disk.info().serial.ends_with(tail.as_str()));
         // blkback does not count what is in flight; Windows does.
         let deepest = disk.map_or(0, |disk| disk.counters.deepest.load(Ordering::Relaxed) as u64);
+        // Xen tells what is mapped; of what is not, nobody but the guest itself knows whether it could be.
+        let mapped = ask(&format!("disk-grants {index}"), &[]).0.parse().unwrap_or(0);
         DiskStats {
+            grants_mapped: mapped,
+            grants_permitted: mapped,
             reads: next(),
             writes: next(),
             flushes: next(),
@@ -91,6 +136,12 @@ impl World for Dom0 {
     fn misbehaved(&self, _index: u32, _how: Hostile) -> u64 {
         0
     }
+    fn frontend_states(&self, _index: u32) -> Vec<u32> {
+        absent("record of the frontend's states")
+    }
+    fn absurd_values(&self, _index: u32) -> Vec<(String, String)> {
+        Vec::new()
+    }
     fn suspend(&self, cancel: bool) {
         ask(&format!("suspend {}", u8::from(cancel)), &[]);
     }
@@ -103,6 +154,7 @@ impl World for Dom0 {
             cancelled_suspends: cancelled.parse().unwrap_or(0),
             vector_upcalls,
             intx_upcalls,
+            in_flight_at_suspend: suspend::in_flight().iter().sum(),
             ..XenStats::default()
         }
     }
@@ -127,6 +179,9 @@ impl World for Dom0 {
     }
     fn log(&self) -> Vec<String> {
         log::lines()
+    }
+    fn network(&self) -> Option<&dyn suites::network::Network> {
+        None
     }
     fn sleep_ms(&self, ms: u64) {
         nt::ke::wait::sleep(-((ms * 10_000).max(1) as i64));

@@ -1,0 +1,257 @@
+//! What a suite in the guest may ask of dom0, one verb each.
+
+use std::fmt;
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::dom0::{self, Disk, Kind, number, run};
+use crate::mailbox::{MOST_DATA, Request};
+use crate::privcmd;
+use crate::session::{Due, NAME, Session};
+use crate::store::Conflicts;
+
+/// Bytes of a unit of the suites.
+const UNIT: u64 = 512;
+
+/// What Xen says of a domain's grant table.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct GrantTable {
+    /// Frames of the table.
+    frames: u64,
+    /// References that somebody has mapped.
+    mapped: Vec<u32>,
+}
+
+impl fmt::Display for GrantTable {
+    /// `frames=3 mapped=0,1`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mapped: Vec<String> = self.mapped.iter().map(u32::to_string).collect();
+        write!(f, "frames={} mapped={}", self.frames, mapped.join(","))
+    }
+}
+
+/// Finds a domain in the last complete list that the key `g` printed. None: there is no complete list.
+fn parse_grants(console: &str, domain: u16) -> Option<GrantTable> {
+    let (_, list) = console.rsplit_once("gnttab_usage_print_all [")?;
+    let (list, _) = list.split_once("gnttab_usage_print_all ]")?;
+    let heading = format!("grant-table for remote d{domain} ");
+    let mut table = GrantTable::default();
+    let mut ours = false;
+    for line in list.lines().map(|line| line.trim_start_matches("(XEN)").trim()) {
+        if line.starts_with("grant-table for remote") {
+            ours = line.starts_with(&heading);
+        } else if ours && let Some((frames, _)) = line.split_once(" frames (") {
+            table.frames = frames.parse().ok()?;
+        } else if ours && let Some(reference) = line.strip_prefix("[0x") {
+            table.mapped.push(u32::from_str_radix(reference.split(']').next()?, 16).ok()?);
+        }
+    }
+    Some(table)
+}
+
+impl Session {
+    /// Carries a request out: the answer's text and data.
+    pub fn carry_out(&mut self, request: &Request) -> anyhow::Result<(String, Vec<u8>)> {
+        let (verb, rest) = request.text.split_once(' ').unwrap_or((&request.text, ""));
+        let words: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let word = |n: usize| words.get(n).copied().with_context(|| format!("`{verb}` lacks an argument"));
+        let value = |n: usize| anyhow::Ok(word(n)?.parse::<u64>()?);
+        let index = || anyhow::Ok(value(0)? as u32);
+        let text = match verb {
+            "home" => format!("/local/domain/{}", self.domain),
+            "attach" => self.attach(index()?, value(1)?, value(2)? as u32, value(3)? != 0, Kind::parse(word(4)?)?)?,
+            "detach" => self.detach(index()?)?,
+            "gone" => u8::from(self.is_gone(index()?)?).to_string(),
+            "resize" => self.resize(index()?, value(1)?)?,
+            "read" => return self.read(index()?, value(1)?, value(2)?).map(|data| (String::new(), data)),
+            "write" => self.write(index()?, value(1)?, &request.data)?,
+            "hash" => self.disk(index()?)?.hash()?,
+            "allocated" => fs::metadata(self.disk(index()?)?.raw()?)?.blocks().to_string(),
+            "stats" => self.statistics(index()?).join(" "),
+            "negotiated" => self.negotiated(index()?)?,
+            "suspend" => {
+                self.due = Some(if value(0)? != 0 { Due::Checkpoint } else { Due::Migrate });
+                String::new()
+            }
+            "suspends" => format!("{} {}", self.suspends, self.cancelled),
+            "destroy" => {
+                self.due = Some(Due::Destroy(index()?));
+                String::new()
+            }
+            "await-shutdown" => {
+                self.due = Some(Due::AwaitShutdown(value(0)? as u32));
+                String::new()
+            }
+            "callback" => privcmd::callback_irq(self.domain)?.to_string(),
+            "grants" => self.grants()?.to_string(),
+            "disk-grants" => self.disk_grants(index()?)?.to_string(),
+            "conflict" => {
+                let own = format!("device/vbd/{}/ring-page-order", number(index()?));
+                let home = format!("/local/domain/{}", self.domain);
+                self.conflicts = Some(Conflicts::start(home, own, value(1)?)?);
+                String::new()
+            }
+            "conflicts" => {
+                let conflicts = self.conflicts.take().context("nothing was started")?;
+                let (writes, refused) = conflicts.end()?;
+                format!("{writes} {refused}")
+            }
+            "store-read" => run("xenstore-read", &[rest])?,
+            "store-write" => {
+                let (path, value) = rest.split_once(' ').unwrap_or((rest, ""));
+                run("xenstore-write", &[path, value])?
+            }
+            "store-remove" => run("xenstore-rm", &[rest])?,
+            "result" => {
+                self.verdict = Some(rest.to_owned());
+                String::new()
+            }
+            _ => bail!("`{verb}` is no request"),
+        };
+        Ok((text, Vec::new()))
+    }
+
+    fn attach(&mut self, index: u32, units: u64, sector: u32, read_only: bool, kind: Kind) -> anyhow::Result<String> {
+        let disk = Disk::make(index, kind, units, sector)?;
+        let specification = disk.specification(read_only);
+        self.disks.retain(|old| old.index != index);
+        self.disks.push(disk);
+        run("xl", &["block-attach", NAME, &specification])
+    }
+
+    fn detach(&mut self, index: u32) -> anyhow::Result<String> {
+        self.note(index);
+        let child = Command::new("xl")
+            .args(["block-detach", NAME, &dom0::name(index)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
+        self.children.push(child);
+        Ok(String::new())
+    }
+
+    /// Whether the toolstack let go of a disk that it was told to detach.
+    fn is_gone(&mut self, index: u32) -> anyhow::Result<bool> {
+        let classes = ["vbd", "qdisk"].map(|class| format!("/local/domain/0/backend/{class}/{}", self.domain));
+        let mut paths = classes.iter().map(|path| format!("{path}/{}", number(index))).collect::<Vec<_>>();
+        paths.push(self.frontend(index));
+        let gone = paths.iter().all(|path| run("xenstore-exists", &[path]).is_err());
+        if gone {
+            self.disks.iter_mut().find(|disk| disk.index == index).context("there is no such disk")?.free()?;
+        }
+        Ok(gone)
+    }
+
+    fn resize(&self, index: u32, units: u64) -> anyhow::Result<String> {
+        let disk = self.disk(index)?;
+        fs::OpenOptions::new().write(true).open(disk.raw()?)?.set_len(units * UNIT)?;
+        let device = disk.device.as_deref().context("this kind of disk has no size that can be told live")?;
+        run("losetup", &["--set-capacity", device])
+    }
+
+    fn read(&self, index: u32, first: u64, units: u64) -> anyhow::Result<Vec<u8>> {
+        let mut file = fs::File::open(self.disk(index)?.raw()?)?;
+        file.seek(SeekFrom::Start(first * UNIT))?;
+        let mut data = vec![0; ((units * UNIT) as usize).min(MOST_DATA)];
+        file.read_exact(&mut data)?;
+        Ok(data)
+    }
+
+    fn write(&self, index: u32, first: u64, data: &[u8]) -> anyhow::Result<String> {
+        let mut file = fs::OpenOptions::new().write(true).open(self.disk(index)?.raw()?)?;
+        file.seek(SeekFrom::Start(first * UNIT))?;
+        file.write_all(data)?;
+        Ok(String::new())
+    }
+
+    /// blkback's counts of requests: reads, writes, flushes, discards.
+    pub fn statistics(&self, index: u32) -> [String; 4] {
+        let folder = format!("/sys/bus/xen-backend/devices/vbd-{}-{}/statistics", self.domain, number(index));
+        ["rd_req", "wr_req", "f_req", "ds_req"].map(|name| {
+            fs::read_to_string(format!("{folder}/{name}")).map_or("0".into(), |text| text.trim().to_owned())
+        })
+    }
+
+    /// What both ends of a disk agreed on, in one line.
+    pub fn negotiated(&self, index: u32) -> anyhow::Result<String> {
+        let (front, back) = (self.frontend(index), self.backend(index)?);
+        let read = |path: String| run("xenstore-read", &[&path]).ok();
+        if read(format!("{back}/state")).as_deref() != Some("4") {
+            bail!("it is not connected");
+        }
+        let order = read(format!("{front}/ring-page-order")).and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
+        let offered = |key: &str| read(format!("{back}/{key}")).unwrap_or_else(|| "-".into());
+        let kind = self.disk(index).map(|disk| disk.kind);
+        Ok(format!(
+            "{} {:?}: ring pages {} (offered order {}), indirect segments {}, flush {}, barrier {}, discard {}, \
+             persistent {}/{}, blocks {}/{}",
+            dom0::name(index),
+            kind.unwrap_or(Kind::Phy),
+            1 << order.min(16),
+            offered("max-ring-page-order"),
+            offered("feature-max-indirect-segments"),
+            offered("feature-flush-cache"),
+            offered("feature-barrier"),
+            offered("feature-discard"),
+            offered("feature-persistent"),
+            read(format!("{front}/feature-persistent")).unwrap_or_else(|| "-".into()),
+            offered("sector-size"),
+            offered("physical-sector-size"),
+        ))
+    }
+
+    /// How many of a disk's ring pages its backend has mapped, as Xen lists them; also of one that was detached.
+    fn disk_grants(&mut self, index: u32) -> anyhow::Result<usize> {
+        let front = self.frontend(index);
+        let names = run("xenstore-list", &[&front]).unwrap_or_default();
+        let rings = names.lines().filter(|name| name.starts_with("ring-ref"));
+        let seen: Vec<u32> =
+            rings.filter_map(|name| run("xenstore-read", &[&format!("{front}/{name}")]).ok()?.parse().ok()).collect();
+        let disk = self.disks.iter_mut().find(|disk| disk.index == index).context("there is no such disk")?;
+        disk.ring.extend(seen);
+        let ring = disk.ring.clone();
+        Ok(self.grants()?.mapped.iter().filter(|reference| ring.contains(reference)).count())
+    }
+
+    /// The grant table as Xen lists it.
+    fn grants(&self) -> anyhow::Result<GrantTable> {
+        run("xl", &["debug-keys", "g"])?;
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            if let Some(table) = parse_grants(&run("xl", &["dmesg"])?, self.domain) {
+                return Ok(table);
+            }
+            if Instant::now() > end {
+                bail!("Xen printed no list of grants");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_domain_in_the_list_of_grants() {
+        let console = "(XEN) gnttab_usage_print_all [ key 'g' pressed\n\
+            (XEN) grant-table for remote d1 (v1)\n(XEN)   9 frames (64 max), 0 maptrack frames (1024 max)\n\
+            (XEN) gnttab_usage_print_all ] done\n\
+            (XEN) gnttab_usage_print_all [ key 'g' pressed\n\
+            (XEN) grant-table for remote d0 (v1)\n(XEN)   1 frames (64 max), 1 maptrack frames (1024 max)\n\
+            (XEN) [0x007]      0 0x5fe17 0x00000002          0 0x0fefff 0x19\n\
+            (XEN) grant-table for remote d1 (v1)\n(XEN)   3 frames (64 max), 0 maptrack frames (1024 max)\n\
+            (XEN) [0x000]      0 0x5fe17 0x00000002          0 0x0fefff 0x19\n\
+            (XEN) [0x40a]      0 0x5fe1a 0x00000002          0 0x0feffc 0x19\n\
+            (XEN) gnttab_usage_print_all ] done\n";
+        assert_eq!(parse_grants(console, 1), Some(GrantTable { frames: 3, mapped: vec![0, 0x40a] }));
+        assert_eq!(parse_grants(console, 2), Some(GrantTable::default()));
+        assert_eq!(parse_grants("gnttab_usage_print_all [ key 'g' pressed", 1), None);
+    }
+}
