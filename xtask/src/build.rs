@@ -55,6 +55,15 @@ pub fn check_reproducible() -> anyhow::Result<()> {
     reproducible::check(Profile::Release, &[])
 }
 
+/// The names of the drivers.
+///
+/// # Errors
+/// Where cargo cannot read the workspace.
+pub fn driver_names() -> anyhow::Result<Vec<String>> {
+    let (drivers, _) = drivers(&workspace::root(), &[])?;
+    Ok(drivers.into_iter().map(|driver| driver.name).collect())
+}
+
 /// How much the compiler does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {

@@ -30,6 +30,7 @@ const DRIVERS: &[Foreign] = &[
     Foreign { name: "framdisk", needs: &[], private: &[] },
     Foreign { name: "ffilter", needs: &[], private: &[] },
     Foreign { name: "fpci", needs: &[], private: &[] },
+    Foreign { name: "fndis", needs: &[], private: &[] },
 ];
 
 const CLANG: &[&str] = &["/usr/bin/clang-14", "/usr/bin/clang"];
@@ -114,7 +115,7 @@ fn link(linker: &Path, driver: &Foreign, objects: &Path, kit: &Path, image: &Pat
         .args(["/nologo", "/pdbaltpath:%_PDB%"])
         .arg(format!("/out:{}", image.display()))
         .arg(objects.join(format!("{}.obj", driver.name)))
-        .args(["ntoskrnl", "hal", "storport"].map(|name| kit.join(format!("{name}.lib"))))
+        .args(["ntoskrnl", "hal", "storport", "ndis"].map(|name| kit.join(format!("{name}.lib"))))
         .args(driver.needs.iter().map(|name| objects.join(format!("{name}.lib"))))
         .args(driver.private.iter().map(|name| format!("/export:{name},PRIVATE")));
     command

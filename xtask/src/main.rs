@@ -4,6 +4,7 @@
 mod bench;
 mod build;
 mod demo;
+mod dist;
 mod exports;
 mod foreign;
 mod inf;
@@ -14,6 +15,7 @@ mod lint_image;
 mod mutants;
 mod overlay;
 mod packages;
+mod programs;
 mod reproducible;
 mod symbolize;
 mod test;
@@ -39,6 +41,8 @@ enum Command {
     LintImage(lint_image::Args),
     /// Serve a disk image through the built drivers
     Demo(demo::Args),
+    /// Make what an administrator takes: signed packages, media, symbols
+    Dist(dist::Args),
     /// Run the drivers on a real Xen, in an emulated machine
     Lab(lab::Args),
     /// Count what the drivers spend on an I/O, against the targets
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args),
         Command::LintImage(args) => lint_image::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Dist(args) => dist::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Test(args) => test::run(&args),

@@ -2,8 +2,11 @@
 //!
 //! A mutant is an entry of `tests/mutants.toml`: a file, a text in it that must stand there exactly once, what to put in
 //! its place, and the case that must notice. It is applied in a copy of the tree, so the tree itself is never touched.
+//! The copy is built without a fault first, and there every case that is to notice one must pass: a case that fails
+//! anyway kills nothing.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -58,7 +61,7 @@ fn default_seeds() -> u64 {
 /// Runs the command. Exit code 1: a mutant survived, does not apply or does not build.
 ///
 /// # Errors
-/// Where the list is not readable or the copy cannot be made.
+/// Where the list is not readable, the copy cannot be made or built, or a case fails without a fault.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let root = workspace::root();
     let text = std::fs::read_to_string(root.join("tests/mutants.toml")).context("cannot read tests/mutants.toml")?;
@@ -74,16 +77,23 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
 
+    let start = Instant::now();
     let copy = root.join("target/mutants/tree");
+    workspace::copy_tracked(&copy)?;
+    baseline(&copy, &mutants)?;
+    println!("without a fault every case passes ({:.0} s)", start.elapsed().as_secs_f64());
     let mut killed = 0;
     let mut survivors = Vec::new();
     for (number, mutant) in mutants.iter().enumerate() {
         let start = Instant::now();
-        workspace::copy_tracked(&copy)?;
-        std::fs::write(copy.join(&mutant.file), apply(&root, mutant)?)?;
-        let verdict = try_mutant(&copy, mutant)?;
+        let file = copy.join(&mutant.file);
+        let whole = std::fs::read(&file).with_context(|| format!("cannot read {}", mutant.file))?;
+        std::fs::write(&file, apply(&copy, mutant)?)?;
+        let verdict = try_mutant(&copy, mutant);
+        std::fs::write(&file, whole)?;
+        let verdict = verdict?;
         let seconds = start.elapsed().as_secs_f64();
-        println!("[{}/{}] {:<36} {verdict} ({seconds:.0} s)", number + 1, mutants.len(), mutant.name);
+        println!("[{}/{}] {:<40} {verdict} ({seconds:.0} s)", number + 1, mutants.len(), mutant.name);
         if verdict.starts_with("killed") {
             killed += 1;
         } else {
@@ -91,11 +101,31 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             survivors.push(mutant.name.as_str());
         }
     }
-    println!("{killed} of {} mutants killed", mutants.len());
+    println!("{killed} of {} mutants killed in {:.0} s", mutants.len(), start.elapsed().as_secs_f64());
     if !survivors.is_empty() {
         println!("survivors: {}", survivors.join(", "));
     }
     Ok(if survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds the copy as it is and requires every case that a mutant names to pass, with every seed that it may be run with.
+fn baseline(copy: &Path, mutants: &[Mutant]) -> anyhow::Result<()> {
+    let Some(built) = build(copy)? else {
+        bail!("the copy does not build, see {}", workspace::relative(&log_of(copy)))
+    };
+    let mut seeds: BTreeMap<&str, u64> = BTreeMap::new();
+    for (mutant, name) in mutants.iter().flat_map(|mutant| mutant.killed_by.iter().map(move |name| (mutant, name))) {
+        let most = seeds.entry(name).or_default();
+        *most = mutant.seeds.max(*most);
+    }
+    for (name, most) in seeds {
+        for seed in 1..=most {
+            if let Some(failure) = built.run(name, seed)? {
+                bail!("{name} seed {seed} fails without a fault: {failure}");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The file's text with the fault in it.
@@ -110,49 +140,61 @@ fn apply(root: &Path, mutant: &Mutant) -> anyhow::Result<String> {
 
 /// Builds the copy and runs the cases until one fails.
 fn try_mutant(copy: &Path, mutant: &Mutant) -> anyhow::Result<String> {
-    let log = copy.with_extension("log");
-    let xtask = |arguments: &[&str]| -> anyhow::Result<bool> {
-        let log = std::fs::File::create(&log)?;
-        Ok(Command::new(workspace::cargo().get_program())
-            .args(["run", "--quiet", "--package", "xtask", "--"])
-            .args(arguments)
-            .current_dir(copy)
-            .env("CARGO_TARGET_DIR", copy.with_file_name("host"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .status()?
-            .success())
+    let Some(built) = build(copy)? else {
+        return Ok(format!("DOES NOT BUILD, see {}", workspace::relative(&log_of(copy))));
     };
-    if !xtask(&["build"])? {
-        return Ok(format!("DOES NOT BUILD, see {}", workspace::relative(&log)));
-    }
-    let runner = build_runner(copy)?;
-    let drivers = copy.join("target/dist/x64");
-    let symbols = Symbols::new(&drivers);
     for name in &mutant.killed_by {
         for seed in 1..=mutant.seeds {
-            let case = CaseInfo { name: name.clone(), summary: String::new(), quick: false, timeout_s: 120 };
-            let outcome = test::run_case(&runner, &drivers, &case, seed, &symbols);
-            if let Some(failure) = outcome.failure {
-                let line = failure.lines().next().unwrap_or_default();
-                return Ok(format!("killed by {name} seed {seed}: {line}"));
+            if let Some(failure) = built.run(name, seed)? {
+                return Ok(format!("killed by {name} seed {seed}: {failure}"));
             }
         }
     }
     Ok("SURVIVED".into())
 }
 
-/// The runner of the copy: a mutant may sit in the model too.
-fn build_runner(copy: &Path) -> anyhow::Result<std::path::PathBuf> {
-    let target = copy.with_file_name("host");
-    let status = Command::new(workspace::cargo().get_program())
-        .args(["build", "--quiet", "--package", "runner"])
-        .current_dir(copy)
-        .env("CARGO_TARGET_DIR", &target)
-        .status()?;
-    if !status.success() {
-        bail!("the runner does not build in the copy");
+/// What a copy of the tree was built to.
+struct Built {
+    runner: PathBuf,
+    drivers: PathBuf,
+    symbols: Symbols,
+    cases: Vec<CaseInfo>,
+}
+
+impl Built {
+    /// Runs a case; the first line of why it failed, if it did.
+    fn run(&self, name: &str, seed: u64) -> anyhow::Result<Option<String>> {
+        let case = self.cases.iter().find(|case| case.name == name).with_context(|| format!("no case `{name}`"))?;
+        let failure = test::run_case(&self.runner, &self.drivers, case, seed, &self.symbols).failure;
+        Ok(failure.map(|text| text.lines().next().unwrap_or_default().to_owned()))
     }
-    Ok(target.join("debug/runner"))
+}
+
+/// Where the output of a build goes.
+fn log_of(copy: &Path) -> PathBuf {
+    copy.with_extension("log")
+}
+
+/// Builds drivers and runner of a copy: a mutant may sit in either. `None`: that failed, and the log says why.
+fn build(copy: &Path) -> anyhow::Result<Option<Built>> {
+    let log = std::fs::File::create(log_of(copy))?;
+    let target = copy.with_file_name("host");
+    for arguments in
+        [&["run", "--quiet", "--package", "xtask", "--", "build"][..], &["build", "--quiet", "--package", "runner"]]
+    {
+        let status = Command::new(workspace::cargo().get_program())
+            .args(arguments)
+            .current_dir(copy)
+            .env("CARGO_TARGET_DIR", &target)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log.try_clone()?)
+            .status()?;
+        if !status.success() {
+            return Ok(None);
+        }
+    }
+    let (runner, drivers) = (target.join("debug/runner"), copy.join("target/dist/x64"));
+    let (symbols, cases) = (Symbols::new(&drivers), test::list_cases(&runner)?);
+    Ok(Some(Built { runner, drivers, symbols, cases }))
 }

@@ -47,6 +47,13 @@ pub const CLANG_HEADERS: Requirement = Requirement {
     probe: "/usr/lib/llvm-14/lib/clang/14.0.6/include/stddef.h",
 };
 
+/// What links programs of user mode.
+pub const MINGW_GCC: Requirement = Requirement {
+    purpose: "linking programs for Windows",
+    package: "gcc-mingw-w64-x86-64-win32",
+    probe: "/usr/bin/x86_64-w64-mingw32-gcc",
+};
+
 /// The C compiler of the foreign drivers that the tests build.
 pub const CLANG: Requirement =
     Requirement { purpose: "the foreign drivers of the tests", package: "clang-14", probe: "/usr/bin/clang-14" };
@@ -57,12 +64,33 @@ pub const XEN_HEADERS: Requirement = Requirement {
     probe: "/usr/include/xen/xen.h",
 };
 
+/// The xenstored that the service's tests talk to.
+pub const XENSTORED: Requirement =
+    Requirement { purpose: "a real xenstored", package: "xen-utils-4.17", probe: "/usr/lib/xen-4.17/bin/xenstored" };
+
+/// What makes test certificates.
+pub const OPENSSL: Requirement =
+    Requirement { purpose: "test certificates", package: "openssl", probe: "/usr/bin/openssl" };
+/// What signs.
+pub const OSSLSIGNCODE: Requirement =
+    Requirement { purpose: "signatures", package: "osslsigncode", probe: "/usr/bin/osslsigncode" };
+/// What makes ISO images.
+pub const XORRISO: Requirement =
+    Requirement { purpose: "the ISO image", package: "xorriso", probe: "/usr/bin/xorriso" };
+
 /// The machine that the lab runs in.
 pub const QEMU: Requirement =
     Requirement { purpose: "the lab's machine", package: "qemu-system-x86", probe: "/usr/bin/qemu-system-x86_64" };
 /// What makes the lab's dom0.
 pub const DEBOOTSTRAP: Requirement =
     Requirement { purpose: "the lab's dom0", package: "debootstrap", probe: "/usr/sbin/debootstrap" };
+/// What makes its file system.
+pub const E2FSPROGS: Requirement =
+    Requirement { purpose: "the lab's dom0", package: "e2fsprogs", probe: "/sbin/mke2fs" };
+/// What packs its initial RAM disk.
+pub const CPIO: Requirement = Requirement { purpose: "the lab's dom0", package: "cpio", probe: "/usr/bin/cpio" };
+/// What unpacks its kernel.
+pub const XZ: Requirement = Requirement { purpose: "the lab's dom0", package: "xz-utils", probe: "/usr/bin/xz" };
 /// What takes the symbols out of the lab's guest kernel.
 pub const BINUTILS: Requirement =
     Requirement { purpose: "the lab's guest kernel", package: "binutils", probe: "/usr/bin/strip" };
@@ -132,7 +160,8 @@ pub fn ensure(needed: &[&Requirement]) -> anyhow::Result<()> {
     }
 }
 
-fn is_root() -> bool {
+/// Whether this process is root's.
+pub fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output();
     id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

@@ -44,6 +44,22 @@ impl Symbols {
     }
 }
 
+/// The function that each of `places` belongs to, the innermost where it was inlined, in the same order.
+///
+/// # Errors
+/// The driver has no PDB beside it that can be read.
+pub fn functions(folder: &Path, driver: &str, places: &[u32]) -> anyhow::Result<Vec<String>> {
+    let file = std::fs::File::open(folder.join(driver).join(format!("{driver}.pdb")))?;
+    let data = pdb_addr2line::ContextPdbData::try_from_pdb(pdb_addr2line::pdb::PDB::open(file)?)?;
+    let context = data.make_context()?;
+    let name = |rva: &u32| {
+        let frames = context.find_frames(*rva).ok().flatten();
+        let function = frames.and_then(|frames| frames.frames.into_iter().next()?.function);
+        function.unwrap_or_else(|| "?".to_owned())
+    };
+    Ok(places.iter().map(name).collect())
+}
+
 /// Reads the PDB afresh each time: a report has a handful of frames, and nothing is kept for the runs without one.
 fn look_up(folder: &Path, driver: &str, rva: u32) -> Option<String> {
     let file = std::fs::File::open(folder.join(driver).join(format!("{driver}.pdb"))).ok()?;

@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::symbolize::Symbols;
-use crate::{build, foreign, packages, workspace};
+use crate::{build, dist, foreign, packages, workspace};
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -131,10 +131,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     if !only_suites {
-        packages::ensure(&[&packages::CLANG, &packages::XEN_HEADERS])?;
+        packages::ensure(&[&packages::CLANG, &packages::XEN_HEADERS, &packages::XENSTORED])?;
         let foreign = workspace::root().join("target/foreign/x64");
         tally.stage("foreign drivers", || foreign::build_all(&foreign));
         tally.stage("reproducible build", build::check_reproducible);
+        tally.stage("packages and signatures", dist::test);
         tally.stage("cargo fmt --check", || cargo(&["fmt", "--all", "--check"]));
         if has_subcommand("clippy") {
             tally.stage("cargo clippy", || {
@@ -193,7 +194,11 @@ pub fn build_runner() -> anyhow::Result<PathBuf> {
     Ok(workspace::host_target().join("debug/runner"))
 }
 
-fn list_cases(runner: &Path) -> anyhow::Result<Vec<CaseInfo>> {
+/// The cases, as the runner lists them.
+///
+/// # Errors
+/// Where the runner cannot be started or its answer is not readable.
+pub fn list_cases(runner: &Path) -> anyhow::Result<Vec<CaseInfo>> {
     let output = Command::new(runner).arg("list").output().context("cannot start the runner")?;
     serde_json::from_slice(&output.stdout).context("the runner's list is not readable")
 }

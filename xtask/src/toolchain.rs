@@ -42,12 +42,7 @@ impl Toolchain {
     /// This toolchain's cargo with nothing in its environment that this process got from another one. Unstable options
     /// are allowed: build-std and a lock file of one's own are such.
     pub fn cargo(&self) -> Command {
-        let mut command = Command::new(&self.cargo);
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(is_foreign) {
-                command.env_remove(&name);
-            }
-        }
+        let mut command = clean(&self.cargo);
         command.env("RUSTC", &self.rustc).env("RUSTC_BOOTSTRAP", "1").arg("-Zlockfile-path");
         if self.build_std {
             command.arg("-Zbuild-std=core,alloc");
@@ -55,6 +50,29 @@ impl Toolchain {
         command.env("LIBCLANG_PATH", LIBCLANG.folder()).env("XTASK_CLANG_INCLUDE", CLANG_HEADERS.folder());
         command
     }
+}
+
+/// A program with nothing in its environment that this process got from another toolchain.
+fn clean(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_foreign) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// `cargo build` of Debian's compiler for programs of user mode: the standard library from source.
+///
+/// # Errors
+/// [`packages::Missing`].
+pub fn debian_user_mode() -> anyhow::Result<Command> {
+    packages::ensure(&[&RUSTC, &CARGO, &RUST_SRC])?;
+    let mut command = clean(CARGO.path());
+    command.env("RUSTC", RUSTC.path()).env("RUSTC_BOOTSTRAP", "1");
+    command.args(["build", "--locked", "-Zbuild-std=std,panic_abort"]);
+    Ok(command)
 }
 
 /// Whether an environment variable would carry this process's own compiler or its flags into the drivers' build.
