@@ -49,12 +49,6 @@ enum End {
     Lost(Error),
 }
 
-impl From<Error> for End {
-    fn from(error: Error) -> Self {
-        Self::Lost(error)
-    }
-}
-
 /// What is published on a connection.
 #[derive(Default)]
 struct Published(BTreeMap<String, String>);
@@ -167,18 +161,9 @@ impl<'s, S: System> Monitor<'s, S> {
 
     /// Until the connection ends.
     fn follow(&self, client: &Client, published: &mut Published) -> End {
-        match self.try_follow(client, published) {
-            Ok(never) => match never {},
-            Err(end) => end,
+        if let Err(error) = self.publish(client, published) {
+            return End::Lost(error);
         }
-    }
-
-    fn try_follow(
-        &self,
-        client: &Client,
-        published: &mut Published,
-    ) -> std::result::Result<std::convert::Infallible, End> {
-        self.publish(client, published)?;
         let sender = self.events.0.clone();
         let watch = client.watch_with(SHUTDOWN, move |change| {
             let event = match change {
@@ -187,8 +172,13 @@ impl<'s, S: System> Monitor<'s, S> {
             };
             // Nobody listens any more when the monitor is gone.
             let _ = sender.send(event);
-        })?;
-        let outcome = loop {
+        });
+        // It stands until the loop ends.
+        let _watch = match watch {
+            Ok(watch) => watch,
+            Err(error) => return End::Lost(error),
+        };
+        loop {
             match self.events.1.recv_timeout(REFRESH) {
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break End::Stopped,
                 Ok(Event::Disconnected) => {
@@ -207,9 +197,7 @@ impl<'s, S: System> Monitor<'s, S> {
                     }
                 }
             }
-        };
-        drop(watch);
-        Err(outcome)
+        }
     }
 
     fn publish(&self, client: &Client, published: &mut Published) -> Result<()> {
