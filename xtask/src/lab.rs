@@ -123,6 +123,29 @@ fn passed(outcomes: &[Outcome]) -> usize {
     outcomes.iter().filter(|outcome| outcome.passed).count()
 }
 
+/// Runs the default cases with our drivers, which are built already: how many passed, how many failed.
+///
+/// # Errors
+/// Where the lab cannot run on this machine.
+pub fn run_default() -> anyhow::Result<(usize, usize)> {
+    let mut chosen = cases()?;
+    chosen.retain(|case| case.default);
+    let args = Args {
+        suite: Vec::new(),
+        list: false,
+        full: false,
+        config: None,
+        drivers: None,
+        keep: false,
+        timeout: TIMEOUT,
+        seed: 1,
+        json: None,
+    };
+    let outcomes = run_cases(&args, &chosen)?;
+    let passed = passed(&outcomes);
+    Ok((passed, outcomes.len() - passed))
+}
+
 /// Runs the chosen cases with drivers that are built already.
 fn run_cases(args: &Args, chosen: &[Case]) -> anyhow::Result<Vec<Outcome>> {
     let target = workspace::root().join("target");

@@ -1,8 +1,9 @@
 //! `cargo xtask test`: the whole test suite, or the inner loop's part of it (`--quick`).
 //!
 //! Stages, each of which must pass: the drivers are built and their images checked; formatting and lints; the host tests
-//! of every crate; the suites of `tests/suites`, which load the built `.sys` files, one process a case. The last line is
-//! `N passed, N failed, N skipped` over all stages; a skip is printed with its reason.
+//! of every crate; the suites of `tests/suites`, which load the built `.sys` files, one process a case; the default cases
+//! of the lab, unless `XEN_LAB=off` is set. The last line is `N passed, N failed, N skipped` over all stages; a skip is
+//! printed with its reason.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::symbolize::Symbols;
-use crate::{build, dist, foreign, packages, workspace};
+use crate::{build, dist, foreign, lab, packages, workspace};
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -182,7 +183,29 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         std::fs::write(file, serde_json::to_string_pretty(&outcomes)?)
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
+    if !only_suites {
+        run_lab(&mut tally);
+    }
     Ok(finish(&tally, start))
+}
+
+/// The lab's default cases, on a real Xen.
+fn run_lab(tally: &mut Tally) {
+    if std::env::var_os("XEN_LAB").is_some_and(|value| value == "off") {
+        println!("== lab: SKIPPED: XEN_LAB=off");
+        tally.skipped += 1;
+        return;
+    }
+    match lab::run_default() {
+        Ok((passed, failed)) => {
+            tally.passed += passed;
+            tally.failed += failed;
+        }
+        Err(error) => {
+            tally.failed += 1;
+            println!("== lab: FAILED: it cannot run here (XEN_LAB=off leaves it out): {error:#}");
+        }
+    }
 }
 
 /// Builds the runner, the process in which a case lives, and returns its path.
