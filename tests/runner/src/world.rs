@@ -11,6 +11,9 @@ use xen_model::{DiscardOptions, Disk, DiskOptions, HostilePlan, JournalEntry, Me
 
 /// `HYPERVISOR_memory_op` with `XENMEM_decrease_reservation`.
 const DECREASE_RESERVATION: (u32, u64) = (12, 1);
+/// Upcalls that a processor gets without any event of a device: Xen sends one whenever its vcpu_info is registered, at
+/// the boot and after a suspend.
+const UPCALLS_OF_REGISTRATION: u64 = 2;
 
 /// See the module.
 pub struct ModelWorld<'c> {
@@ -44,6 +47,7 @@ fn kind(how: Hostile) -> xen_model::Hostile {
         Hostile::IdOutOfRange => xen_model::Hostile::IdOutOfRange,
         Hostile::IdNotOutstanding => xen_model::Hostile::IdNotOutstanding,
         Hostile::DuplicateId => xen_model::Hostile::DuplicateId,
+        Hostile::StaleId => xen_model::Hostile::StaleId,
         Hostile::WrongOperation => xen_model::Hostile::WrongOperation,
         Hostile::ProducerAhead => xen_model::Hostile::RspProdAhead,
         Hostile::ProducerBackward => xen_model::Hostile::RspProdBackward,
@@ -103,6 +107,10 @@ impl World for ModelWorld<'_> {
 
     fn restart_backend(&self, index: u32) {
         self.ctx.xen(|xen| xen.restart_backend(vdev(index), false));
+    }
+
+    fn crash_backend(&self, index: u32) {
+        self.ctx.xen(|xen| xen.restart_backend(vdev(index), true));
     }
 
     fn resize_disk(&self, index: u32, units: u64) {
@@ -188,9 +196,9 @@ impl World for ModelWorld<'_> {
                 intx_upcalls: upcalls(true),
                 vcpus_with_upcalls: counters
                     .upcalls
-                    .keys()
-                    .filter(|(_, vector)| *vector != 0)
-                    .map(|(vcpu, _)| vcpu)
+                    .iter()
+                    .filter(|((_, vector), count)| *vector != 0 && **count > UPCALLS_OF_REGISTRATION)
+                    .map(|((vcpu, _), _)| vcpu)
                     .collect::<BTreeSet<_>>()
                     .len() as u64,
                 high_vcpu_upcalls: counters.upcalls.iter().filter(|((vcpu, _), _)| *vcpu >= 32).map(|(_, n)| n).sum(),

@@ -65,6 +65,8 @@ pub enum Hostile {
     IdNotOutstanding,
     /// The same response twice.
     DuplicateId,
+    /// A response with the id of an earlier request in the same slot, which is in use again.
+    StaleId,
     /// A response with another operation than the request's.
     WrongOperation,
     /// `rsp_prod` jumps ahead of everything that was asked.
@@ -133,7 +135,7 @@ pub struct XenStats {
     pub vector_upcalls: u64,
     /// Upcalls delivered by the PCI interrupt.
     pub intx_upcalls: u64,
-    /// Virtual processors that got upcalls by vector.
+    /// Virtual processors that got upcalls by vector for events of devices.
     pub vcpus_with_upcalls: u64,
     /// Upcalls to virtual processors whose `vcpu_info` is not in shared info.
     pub high_vcpu_upcalls: u64,
@@ -159,6 +161,8 @@ pub trait World {
     fn disk_gone(&self, index: u32) -> bool;
     /// The backend closes, reopens and offers the same disk again.
     fn restart_backend(&self, index: u32);
+    /// The backend dies, as one whose process is killed: closed from one moment to the next, then offers the disk again.
+    fn crash_backend(&self, index: u32);
     /// The disk grows or shrinks while in use.
     fn resize_disk(&self, index: u32, units: u64);
     /// Reads 512-byte units of the backing store, past the backend.

@@ -103,6 +103,13 @@ pub const CASES: &[Case] = &[
         broken(Hostile::DuplicateId, "no such request is out")
     ),
     case!(
+        "stale-id",
+        "A response with an id that its slot had before",
+        setup,
+        120,
+        broken(Hostile::StaleId, "no such request is out")
+    ),
+    case!(
         "wrong-operation",
         "A response with another operation",
         setup,

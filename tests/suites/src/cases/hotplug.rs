@@ -26,7 +26,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "hotplug/backend-restart",
-        summary: "The backend closes and comes back under load: connected again, nothing lost",
+        summary: "The backend closes or dies and comes back under load: connected again, nothing lost",
         quick: true,
         timeout_s: 120,
         setup: |_| Setup::one_disk(8),
@@ -77,15 +77,21 @@ fn attach_detach(ctx: &mut Ctx<'_>, rounds: u64) -> Result<(), Failure> {
 
 fn backend_restart(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
     let mut load = Load::new(Disk::find(ctx, 0)?, Shape { largest: 32 << 10, ..Shape::default() });
-    for _ in 0..5 {
+    for round in 0..6 {
         load.run(ctx, 30)?;
         load.fill_queue(ctx);
-        ctx.world.restart_backend(0);
+        if round % 2 == 0 {
+            ctx.world.restart_backend(0);
+            ctx.count("restarts", 1);
+        } else {
+            ctx.world.crash_backend(0);
+            ctx.count("deaths", 1);
+        }
         load.run(ctx, 30)?;
-        ctx.count("restarts", 1);
     }
     load.verify_all(ctx)?;
-    ctx.want("restarts", 5);
+    ctx.want("restarts", 3);
+    ctx.want("deaths", 3);
     Ok(())
 }
 

@@ -11,6 +11,8 @@ pub enum Hostile {
     IdNotOutstanding,
     /// A response carries the id of the response before it; the true one is lost.
     DuplicateId,
+    /// A response's id is that of an earlier request in the same slot, which is in use again; the true one is lost.
+    StaleId,
     /// A response names another operation.
     WrongOperation,
     /// `rsp_prod` jumps ahead of everything that was asked.
@@ -44,10 +46,11 @@ pub enum Hostile {
 
 impl Hostile {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::IdOutOfRange,
         Self::IdNotOutstanding,
         Self::DuplicateId,
+        Self::StaleId,
         Self::WrongOperation,
         Self::RspProdAhead,
         Self::RspProdBackward,

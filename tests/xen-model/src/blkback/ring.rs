@@ -344,6 +344,11 @@ impl Ring {
                 self.copy_out(ctx.hv, self.slot(self.req_cons), &mut bytes);
                 self.req_cons = self.req_cons.wrapping_add(1);
                 let active = Self::decode(&mut self.persistent, ctx, &bytes);
+                // A discard is carried out on the spot: its response is out before blkback looks for more requests.
+                if matches!(active.work, Work::Discard { .. }) && !ctx.options.held && !self.lied {
+                    self.finish(ctx, &active, true);
+                    return true;
+                }
                 self.active.push(active);
                 ctx.stats.max_in_flight = ctx.stats.max_in_flight.max(self.active.len());
                 let segments = self.active.last().map_or(0, |active| active.segments.len());
@@ -547,6 +552,10 @@ impl Ring {
         }
         if plans.due(Hostile::DuplicateId) {
             said_id = self.last_id;
+        }
+        // The id that a frontend gave a slot before differs in its high part: whatever is above the ring's size.
+        if plans.due(Hostile::StaleId) {
+            said_id = id ^ 1 << 16;
         }
         if plans.due(Hostile::WrongOperation) {
             said_operation = operation ^ 1;
