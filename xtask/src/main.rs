@@ -7,6 +7,7 @@ mod demo;
 mod dist;
 mod exports;
 mod foreign;
+mod fuzz;
 mod inf;
 mod kit;
 mod lab;
@@ -51,6 +52,8 @@ enum Command {
     Test(test::Args),
     /// Plant faults and require the tests to find them
     Mutants(mutants::Args),
+    /// Feed the decoders of what other domains write with random input
+    Fuzz(fuzz::Args),
     /// What cargo starts as the linker of a driver
     #[command(hide = true)]
     Link(linker::Args),
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Mutants(args) => mutants::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Link(args) => linker::run(&args),
     };
     result.unwrap_or_else(|error| {
