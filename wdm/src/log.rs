@@ -10,11 +10,12 @@ use core::{
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering},
 };
 
+use wdk::fmt::FormatBuffer;
 use wdk_sys::ntddk;
 
 use crate::port;
 
-/// The longest line in bytes, with its end of line.
+/// The longest line in bytes, with a NUL in place of its end.
 pub const LINE: usize = 512;
 
 /// Xen's console port of an HVM guest, and QEMU's (hw/i386/xen: port 0xe9 is taken by Xen itself).
@@ -96,23 +97,16 @@ pub fn use_ports() {
     ON_XEN.store(true, Ordering::Relaxed);
 }
 
-struct Line {
-    bytes: [u8; LINE],
-    used: usize,
-}
-
-impl Line {
-    /// Room for text: two bytes are kept for the end of line and the NUL.
-    const ROOM: usize = LINE - 2;
-}
+/// Text without control characters: a line is one line, whatever a peer's strings hold.
+struct Line(FormatBuffer<LINE>);
 
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let take = text.len().min(Self::ROOM - self.used);
-        for &byte in &text.as_bytes()[..take] {
-            // A line is one line, whatever a peer's strings hold.
-            self.bytes[self.used] = if byte.is_ascii_control() { b' ' } else { byte };
-            self.used += 1;
+        for (number, part) in text.split(|c: char| c.is_ascii_control()).enumerate() {
+            if number > 0 {
+                self.0.write_str(" ")?;
+            }
+            self.0.write_str(part)?;
         }
         Ok(())
     }
@@ -123,25 +117,23 @@ pub fn write(level: Level, text: fmt::Arguments<'_>) {
     if !enabled(level) {
         return;
     }
-    let mut line = Line { bytes: [0; LINE], used: 0 };
+    let mut line = Line(FormatBuffer::new());
     let len = NAME_LEN.load(Ordering::Acquire);
-    if len != 0 {
-        // SAFETY: `init` stored pointer and length of one 'static str, the length last.
-        let name = unsafe { core::slice::from_raw_parts(NAME.load(Ordering::Relaxed), len) };
-        // `Line` never fails, and an argument's own failure only shortens the line.
-        let _ = line.write_str(core::str::from_utf8(name).unwrap_or_default());
-        let _ = line.write_str(": ");
-    }
-    let _ = line.write_str(level.word());
-    let _ = line.write_fmt(text);
-    line.bytes[line.used] = b'\n';
-    let bytes = &line.bytes[..=line.used];
-    // SAFETY: the format takes one NUL-terminated string; the buffer's last byte is always NUL.
-    unsafe { ntddk::DbgPrintEx(COMPONENT, level.filter(), c"%s".as_ptr().cast(), bytes.as_ptr()) };
+    // SAFETY: `init` stored pointer and length of one 'static str, the length last; before that there is no length.
+    let name = if len == 0 { &[] } else { unsafe { core::slice::from_raw_parts(NAME.load(Ordering::Relaxed), len) } };
+    let (name, sign) = (core::str::from_utf8(name).unwrap_or_default(), if len == 0 { "" } else { ": " });
+    // An error means that the line is cut: the buffer has what went in.
+    let _ = write!(line, "{name}{sign}{}{text}", level.word());
+    let line = line.0;
+    // SAFETY: the format takes one NUL-terminated string.
+    unsafe { ntddk::DbgPrintEx(COMPONENT, level.filter(), c"%s\n".as_ptr().cast(), line.as_c_str().as_ptr()) };
     if ON_XEN.load(Ordering::Relaxed) {
         for number in PORTS {
             // SAFETY: on Xen both ports are log ports for an HVM guest.
-            unsafe { port::write_bytes(number, bytes) }
+            unsafe {
+                port::write_bytes(number, line.as_str().as_bytes());
+                port::write_bytes(number, b"\n");
+            }
         }
     }
 }
