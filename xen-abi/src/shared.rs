@@ -199,6 +199,16 @@ impl SharedMemory for SharedRegion {
             }
             rest = tail;
         }
+        if offset.is_multiple_of(4) {
+            let (words, tail) = rest.as_chunks_mut::<4>();
+            for word in words {
+                // SAFETY: as above; what was read before is a multiple of 8, so `at` is one of 4.
+                let (value, next) = unsafe { (AtomicU32::from_ptr(at.cast()).load(Ordering::Relaxed), at.add(4)) };
+                *word = value.to_le_bytes();
+                at = next;
+            }
+            rest = tail;
+        }
         for byte in rest {
             // SAFETY: as above; a byte is always aligned.
             unsafe {
@@ -219,6 +229,17 @@ impl SharedMemory for SharedRegion {
                 unsafe {
                     AtomicU64::from_ptr(at.cast()).store(u64::from_le_bytes(*word), Ordering::Relaxed);
                     at = at.add(8);
+                }
+            }
+            rest = tail;
+        }
+        if offset.is_multiple_of(4) {
+            let (words, tail) = rest.as_chunks::<4>();
+            for word in words {
+                // SAFETY: as in `read`.
+                unsafe {
+                    AtomicU32::from_ptr(at.cast()).store(u32::from_le_bytes(*word), Ordering::Relaxed);
+                    at = at.add(4);
                 }
             }
             rest = tail;

@@ -35,6 +35,7 @@ pub enum Error {
 }
 
 impl Error {
+    #[cold]
     const fn from_status(status: Status) -> Self {
         match status {
             interface::STATUS_OBJECT_NAME_NOT_FOUND => Self::NotFound,
@@ -69,6 +70,7 @@ impl fmt::Display for Error {
 /// What every call of the bus returns.
 pub type Result<T = ()> = core::result::Result<T, Error>;
 
+#[inline]
 const fn check(status: Status) -> Result {
     // Warnings are failures here: STATUS_DEVICE_BUSY is one, and it means that nothing was done.
     if status == interface::STATUS_SUCCESS { Ok(()) } else { Err(Error::from_status(status)) }
@@ -430,11 +432,13 @@ impl Bus for Client {
         unsafe { (self.table.grant_free)(self.table.context, references.as_ptr(), references.len() as u32) };
     }
 
+    #[inline]
     fn grant_access(&self, reference: u32, gfn: u64, read_only: bool) -> Result {
         // SAFETY: it has no requirement.
         check(unsafe { (self.table.grant_access)(self.table.context, reference, gfn, u8::from(read_only)) })
     }
 
+    #[inline]
     fn grant_end(&self, reference: u32) -> Result {
         // SAFETY: it has no requirement.
         check(unsafe { (self.table.grant_end)(self.table.context, reference) })

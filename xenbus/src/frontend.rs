@@ -16,6 +16,7 @@
 //! own state      backend            action
 //! Initialising   InitWait           Publish   (rings, event channel; then own = Initialised)
 //! Initialised    Connected          Attach    (read the backend's parameters; then own = Connected)
+//! Initialised    Closing            Closing, Closed; Detach when the backend is Closed, then connect again
 //! Connected      Connected again    Refresh   (parameters may have changed: a disk was resized)
 //! Connected      Closing, offline   Eject     (asks Windows; I/O goes on until Windows agrees)
 //! Connected      Closing, online    Closing, Closed; Detach when the backend is Closed, then connect again
@@ -427,6 +428,8 @@ impl Frontend {
             }
             State::Initialised => match self.peer {
                 State::Connected if self.attached => self.begin(Action::Attach),
+                // It may have connected before it closed, which we need not have seen: as in Connected.
+                State::Closing if self.attached => Action::Write(State::Closing),
                 State::Closing | State::Closed => self.restart(),
                 _ if !self.attached => self.restart(),
                 _ => Action::Wait,
@@ -712,6 +715,23 @@ mod tests {
         let first = f.backend(State::InitWait, true);
         follow(&mut f, first, |_| false);
         assert!(f.is_connected());
+    }
+
+    #[test]
+    fn a_backend_that_closes_before_its_connection_was_seen_lets_go_first() {
+        let mut f = Frontend::new();
+        let first = f.backend(State::InitWait, true);
+        run(&mut f, first);
+        assert_eq!(f.own(), State::Initialised);
+        // What is published may be in use, so it is not detached before the backend has seen us closed.
+        let first = f.backend(State::Closing, true);
+        assert_eq!(run(&mut f, first), [Action::Write(State::Closing), Action::Write(State::Closed), Action::Wait]);
+        let first = f.backend(State::Closed, true);
+        assert_eq!(run(&mut f, first), [Action::Detach, Action::Write(State::Initialising), Action::Wait]);
+        let first = f.backend(State::InitWait, true);
+        follow(&mut f, first, |_| false);
+        assert!(f.is_connected());
+        assert_eq!(f.failures(), 0);
     }
 
     #[test]

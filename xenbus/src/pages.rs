@@ -10,6 +10,10 @@ pub trait Memory: SharedMemory {
     fn frame(&self, index: usize) -> Option<u64>;
     /// Keeps the pages for ever: the peer may still write them.
     fn leak(self);
+    /// Copies bytes out of a page that no peer has access to.
+    fn copy_out(&self, offset: usize, out: &mut [u8]) {
+        self.read(offset, out);
+    }
     /// Zeroes bytes, of a page that no peer has access to.
     fn scrub(&self, offset: usize, len: usize) {
         const ZEROS: [u8; 512] = [0; 512];

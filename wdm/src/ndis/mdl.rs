@@ -45,6 +45,7 @@ impl Cursor {
     ///
     /// # Safety
     /// The chain's pages are locked or nonpaged, and it has not changed since the cursor was made.
+    #[inline]
     pub unsafe fn slice(&mut self, offset: u32) -> Option<Slice> {
         if offset < self.start {
             *self = Self::new(self.first);
@@ -73,6 +74,7 @@ impl Cursor {
 ///
 /// # Safety
 /// `mdl` is an MDL whose pages are locked or nonpaged.
+#[inline]
 unsafe fn address(mdl: *mut MDL) -> Option<NonNull<u8>> {
     // SAFETY: by contract. This is MmGetSystemAddressForMdlSafe.
     let address = unsafe {
@@ -97,31 +99,29 @@ unsafe fn address(mdl: *mut MDL) -> Option<NonNull<u8>> {
 ///
 /// # Safety
 /// `mdl` is null or a chain of MDLs whose pages are locked or nonpaged.
+#[inline]
 pub unsafe fn copy_out(mut mdl: *mut MDL, offset: u32, out: &mut [u8]) -> usize {
-    let mut skip = offset as usize;
-    let mut done = 0;
-    // SAFETY: by contract.
-    while let Some(here) = unsafe { mdl.as_ref() } {
+    let wanted = out.len();
+    let (mut rest, mut skip) = (out, offset as usize);
+    while !rest.is_empty()
+        // SAFETY: by contract.
+        && let Some(here) = unsafe { mdl.as_ref() }
+    {
         let count = here.ByteCount as usize;
         if skip >= count {
             skip -= count;
         } else {
-            let room = out.get_mut(done..).unwrap_or(&mut []);
-            let len = room.len().min(count - skip);
-            if len == 0 {
-                break;
-            }
             // SAFETY: by contract.
             let Some(base) = (unsafe { address(mdl) }) else { break };
-            // SAFETY: `skip + len` is within the buffer that was mapped, and `len` within `room`; the caller's buffer
-            // is no part of the packet.
-            unsafe { core::ptr::copy_nonoverlapping(base.as_ptr().add(skip), room.as_mut_ptr(), len) };
-            done += len;
-            skip = 0;
+            let (part, behind) = rest.split_at_mut(rest.len().min(count - skip));
+            // SAFETY: `skip + part.len()` is within the buffer that was mapped; the caller's buffer is no part of the
+            // packet.
+            unsafe { core::ptr::copy_nonoverlapping(base.as_ptr().add(skip), part.as_mut_ptr(), part.len()) };
+            (rest, skip) = (behind, 0);
         }
         mdl = here.Next;
     }
-    done
+    wanted - rest.len()
 }
 
 /// An MDL of one nonpaged page of the driver's own, which is cut to the piece of it that holds data.
@@ -162,6 +162,7 @@ impl PageMdl {
     ///
     /// # Safety
     /// Nobody else uses the MDL at the moment.
+    #[inline]
     pub unsafe fn describe(&self, offset: u32, len: u32, next: *mut MDL) {
         let offset = offset.min(PAGE_SIZE as u32);
         let len = len.min(PAGE_SIZE as u32 - offset);

@@ -74,7 +74,7 @@ unsafe impl Send for ReceivePool {}
 unsafe impl Sync for ReceivePool {}
 
 impl ReceivePool {
-    /// Makes them. `tag` is what [`Returned::tag`] says of their packets. PASSIVE_LEVEL.
+    /// Makes them. `tag` is what [`ReceiveChain::take_run`] says of their packets. PASSIVE_LEVEL.
     ///
     /// # Errors
     /// [`NdisStatus::RESOURCES`].
@@ -116,25 +116,28 @@ impl ReceivePool {
         Ok(made)
     }
 
-    /// Makes a packet of pages that the caller took, and puts it at the end of `batch`. False: it has no fragment, or
-    /// one that names no page; nothing was done. IRQL <= DISPATCH_LEVEL.
-    pub fn push(&self, batch: &mut ReceiveBatch, fragments: &[Fragment], packet: &Packet) -> bool {
-        let Some(head) = fragments.first().and_then(|first| self.buffers.get(first.page as usize)) else {
-            return false;
-        };
-        if fragments.iter().any(|fragment| fragment.page as usize >= self.buffers.len()) {
-            return false;
-        }
+    /// Makes a packet of pages that the caller took, and puts it at the end of `batch`. False: it has none, or one that names no page; the pages are still the caller's.
+    /// IRQL <= DISPATCH_LEVEL.
+    #[inline]
+    pub fn push(
+        &self,
+        batch: &mut ReceiveBatch,
+        fragments: impl DoubleEndedIterator<Item = Fragment>,
+        packet: &Packet,
+    ) -> bool {
         let (mut next, mut next_page, mut total) = (core::ptr::null_mut(), NONE, 0);
+        let mut head = None;
         // From the last to the first, so that each knows the one behind it.
-        for fragment in fragments.iter().rev() {
+        for fragment in fragments.rev() {
             let Some(buffer) = self.buffers.get(fragment.page as usize) else { return false };
             // SAFETY: the caller has the page, so nobody uses its MDL.
             unsafe { buffer.mdl.describe(fragment.offset, fragment.len, next) };
             buffer.next.store(next_page, Ordering::Relaxed);
             (next, next_page) = (buffer.mdl.as_ptr(), fragment.page);
             total += fragment.len;
+            head = Some(buffer);
         }
+        let Some(head) = head else { return false };
         // SAFETY: the caller has the page, so nobody uses its list; NDIS made one net buffer for it.
         let (list, buffer) = unsafe {
             let list = &mut *head.list.as_ptr();
@@ -170,8 +173,10 @@ impl ReceivePool {
         let mut page = packet.page;
         core::iter::from_fn(move || {
             let here = page;
-            // The pool wrote the links itself.
-            page = self.buffers.get(here as usize)?.next.swap(NONE, Ordering::Relaxed);
+            let link = &self.buffers.get(here as usize)?.next;
+            // The pool wrote the links itself, and one user at a time has the page.
+            page = link.load(Ordering::Relaxed);
+            link.store(NONE, Ordering::Relaxed);
             Some(here)
         })
     }
@@ -232,14 +237,6 @@ impl ReceiveBatch {
 /// A packet that NDIS gave back.
 pub struct Returned {
     page: u32,
-    tag: u32,
-}
-
-impl Returned {
-    /// Of its pool.
-    pub const fn tag(&self) -> u32 {
-        self.tag
-    }
 }
 
 /// Lists that NDIS gave back.
@@ -256,20 +253,39 @@ impl ReceiveChain {
         Self { first: lists }
     }
 
+    /// Takes the lists off the beginning whose packets have the same tag: that tag and those lists. None: the chain is
+    /// empty. Any IRQL.
+    pub fn take_run(&mut self) -> Option<(u32, Self)> {
+        let first = NonNull::new(self.first)?;
+        // SAFETY: the chain is well-formed, its lists are those of receive pools, and this value owns them.
+        let tag = |list: NonNull<NetBufferList>| unsafe { list.as_ref() }.miniport_reserved[1] as usize as u32;
+        let mut last = first;
+        // SAFETY: as above.
+        while let Some(next) = NonNull::new(unsafe { last.as_ref() }.next)
+            && tag(next) == tag(first)
+        {
+            last = next;
+        }
+        // SAFETY: as above.
+        self.first = core::mem::replace(unsafe { &mut last.as_mut().next }, core::ptr::null_mut());
+        Some((tag(first), Self { first: first.as_ptr() }))
+    }
+
     /// Takes the first one out. Any IRQL.
+    #[inline]
     pub fn pop(&mut self) -> Option<Returned> {
         let list = NonNull::new(self.first)?;
         // SAFETY: the chain is well-formed, and its lists are those of a receive pool.
         let list = unsafe { list.as_ref() };
         self.first = list.next;
-        let [page, tag] = list.miniport_reserved.map(|value| value as usize as u32);
-        Some(Returned { page, tag })
+        Some(Returned { page: list.miniport_reserved[0] as usize as u32 })
     }
 }
 
 impl Adapter {
     /// Indicates packets at DISPATCH_LEVEL. With `lend`, NDIS has them only until this returns, and they come back as
     /// the result.
+    #[expect(clippy::needless_pass_by_value, reason = "the packets are NDIS's from here on")]
     pub fn indicate_receives(self, batch: ReceiveBatch, lend: bool) -> Option<ReceiveChain> {
         if batch.is_empty() {
             return None;

@@ -74,6 +74,7 @@ impl SendChain {
     }
 
     /// Appends a list. Any IRQL.
+    #[expect(clippy::needless_pass_by_value, reason = "the list is the chain's from here on")]
     pub fn push(&mut self, list: SendList) {
         let raw = list.0.as_ptr();
         // SAFETY: the list is owned, as is the last one of the chain.
@@ -90,6 +91,7 @@ impl SendChain {
     }
 
     /// Appends all of another chain. Any IRQL.
+    #[expect(clippy::needless_pass_by_value, reason = "its lists are this chain's from here on")]
     pub fn append(&mut self, other: Self) {
         if other.is_empty() {
             return;
@@ -114,6 +116,28 @@ impl SendChain {
         }
         self.count -= 1;
         Some(SendList(first))
+    }
+
+    /// Takes the lists off the beginning for which `key` is the same: that key and those lists. None: the chain is
+    /// empty. Any IRQL.
+    pub fn take_run(&mut self, key: impl Fn(&SendList) -> usize) -> Option<(usize, Self)> {
+        let first = NonNull::new(self.first)?;
+        let run = key(&SendList(first));
+        let (mut last, mut count) = (first, 1);
+        // SAFETY: every list of the chain is owned.
+        while let Some(next) = NonNull::new(unsafe { last.as_ref() }.next)
+            && key(&SendList(next)) == run
+        {
+            last = next;
+            count += 1;
+        }
+        // SAFETY: as above.
+        self.first = core::mem::replace(unsafe { &mut last.as_mut().next }, core::ptr::null_mut());
+        if self.first.is_null() {
+            self.last = core::ptr::null_mut();
+        }
+        self.count -= count;
+        Some((run, Self { first: first.as_ptr(), last: last.as_ptr(), count }))
     }
 
     /// The first list. Any IRQL.
@@ -190,6 +214,7 @@ impl SendList {
     }
 
     /// The packet that is next in turn; None: all were taken. Any IRQL.
+    #[inline]
     pub fn packet(&self) -> Option<SendPacket> {
         let buffer = NonNull::new(self.raw().scratch.cast::<NetBuffer>())?;
         // SAFETY: the packet is one of an owned list.
@@ -198,6 +223,7 @@ impl SendList {
     }
 
     /// Goes on to the next packet: the one that [`SendList::packet`] showed is now somebody's. Any IRQL.
+    #[inline]
     pub fn advance(&mut self) {
         // SAFETY: list and packet are owned; `scratch` is null or one of its packets.
         unsafe {
@@ -214,7 +240,6 @@ impl SendList {
     }
 
     /// Lets go of a list all of whose packets were taken: the last that is finished brings it back. Any IRQL.
-    #[expect(clippy::unused_self, reason = "the list is given up")]
     pub const fn leave(self) {}
 
     /// Gives up all packets that were not taken yet. The list, if nothing of it is with anybody any more. Any IRQL.
@@ -276,6 +301,7 @@ impl SendPacket {
 
     /// The piece of the frame that begins at byte `offset`: it ends with its page, its MDL or the frame. None: the frame
     /// or its MDLs are not that long. Any IRQL.
+    #[inline]
     pub fn slice(&mut self, offset: u32) -> Option<Slice> {
         let (len, lead) = (self.raw().data_length, self.raw().current_mdl_offset);
         let left = len.checked_sub(offset).filter(|&left| left > 0)?;
@@ -286,6 +312,7 @@ impl SendPacket {
 
     /// Copies bytes of the frame from `offset` on. How many: fewer where the frame ends or cannot be mapped.
     /// IRQL <= DISPATCH_LEVEL.
+    #[inline]
     pub fn copy(&self, offset: u32, out: &mut [u8]) -> usize {
         let raw = self.raw();
         let len = (raw.data_length.saturating_sub(offset) as usize).min(out.len());
@@ -301,6 +328,7 @@ impl SendPacket {
     }
 
     /// The packet is done. The list, when it was the last of it. Any IRQL.
+    #[inline]
     pub fn finish(self, status: NdisStatus) -> Option<SendList> {
         let mut list = self.list;
         // SAFETY: the list is owned until its last packet is finished, which no more than one holder at a time does.

@@ -64,6 +64,7 @@ impl Adapter {
     }
 
     /// Gives a finished SRB back. IRQL <= DISPATCH_LEVEL.
+    #[expect(clippy::needless_pass_by_value, reason = "the SRB is storport's from here on")]
     pub fn complete(self, srb: Srb) {
         // SAFETY: both came from storport; the SRB is given up here, so it is completed once.
         unsafe { StorPortNotification(notification::REQUEST_COMPLETE, self.0.as_ptr(), srb.0.as_ptr()) }
@@ -262,11 +263,11 @@ pub struct PortConfig<'a> {
     _not_send: PhantomData<*mut ()>,
 }
 
-impl<'a> PortConfig<'a> {
+impl PortConfig<'_> {
     /// Wraps HwFindAdapter's argument.
     ///
     /// # Safety
-    /// `config` is HwFindAdapter's argument and `'a` ends before that routine does.
+    /// `config` is HwFindAdapter's argument, and what is returned is gone before that routine returns.
     pub const unsafe fn from_raw(config: *mut PortConfigurationInformation) -> Option<Self> {
         if config.is_null() {
             return None;

@@ -26,17 +26,21 @@ impl Sum {
         }
         // Words of any width that is a multiple of 16 bits give the same sum; 32 bits leave room for carries.
         let mut total = 0;
-        let (words, rest) = bytes.as_chunks::<4>();
+        let (words, rest) = bytes.as_chunks::<8>();
         for word in words {
-            total += u64::from(u32::from_be_bytes(*word));
+            let word = u64::from_be_bytes(*word);
+            total += (word >> 32) + (word & 0xFFFF_FFFF);
         }
-        let mut tail = [0; 4];
-        if let Some(place) = tail.get_mut(..rest.len()) {
-            place.copy_from_slice(rest);
+        let (words, rest) = rest.as_chunks::<2>();
+        for word in words {
+            total += u64::from(u16::from_be_bytes(*word));
         }
-        self.total += total + u64::from(u32::from_be_bytes(tail));
+        if let [last] = rest {
+            total += u64::from(*last) << 8;
+        }
+        self.total += total;
         self.total = (self.total & 0xFFFF_FFFF) + (self.total >> 32);
-        self.odd = !rest.len().is_multiple_of(2);
+        self.odd = !rest.is_empty();
     }
 
     /// Adds a number of 32 bits, as big-endian bytes; an even number of bytes was added before.

@@ -108,6 +108,8 @@ pub trait Packet {
     fn offload(&self) -> Offload;
     /// The run that begins at byte `offset`; None behind the end. Mostly asked in rising order.
     fn run(&mut self, offset: u32) -> Option<Run>;
+    /// Whom it is for, as soon as that is known: when it is handed out.
+    fn has_destination(&mut self, address: [u8; 6]);
     /// Copies the bytes from `offset` on. False: there are not so many, or no mapping of them can be had now.
     fn copy(&mut self, offset: u32, out: &mut [u8]) -> bool;
 }

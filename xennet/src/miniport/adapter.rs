@@ -195,6 +195,7 @@ fn make_common(ndis: ndis::Adapter, client: Client, settings: &Settings) -> Resu
 
 /// Not inlined, as [`Queue::new`].
 #[inline(never)]
+#[expect(clippy::vec_box, reason = "a queue is large, and never moves")]
 fn make_queues(
     common: &Shared<Common>,
     mtu: u32,
@@ -230,6 +231,7 @@ pub struct Adapter {
     /// The address in use.
     pub address: [u8; 6],
     /// As many as the device may come to use.
+    #[expect(clippy::vec_box, reason = "a queue is large, and never moves")]
     pub queues: Vec<Box<Queue>>,
     /// Those of them that are connected.
     pub active: AtomicU32,
@@ -464,23 +466,19 @@ impl Miniport for Adapter {
 
     fn send(&self, mut lists: SendChain, dispatch: bool) {
         // Neighbours mostly go the same way: each run of them is one batch.
-        let mut batch = SendChain::new();
-        let mut at = 0;
-        while let Some(list) = lists.pop() {
-            let queue = self.queue_of(&list);
-            if queue != at && !batch.is_empty() {
-                self.send_batch(at, core::mem::take(&mut batch), dispatch);
+        while let Some((queue, batch)) = lists.take_run(|list| self.queue_of(list)) {
+            if let Some(queue) = self.queues.get(queue) {
+                queue.tx.send(batch, dispatch);
             }
-            at = queue;
-            batch.push(list);
-        }
-        if !batch.is_empty() {
-            self.send_batch(at, batch, dispatch);
         }
     }
 
-    fn receives_returned(&self, lists: ReceiveChain) {
-        self.take_back(lists);
+    fn receives_returned(&self, mut lists: ReceiveChain) {
+        while let Some((queue, batch)) = lists.take_run() {
+            if let Some(queue) = self.queues.get(queue as usize) {
+                queue.rx.take_back(batch);
+            }
+        }
     }
 
     fn cancel_send(&self, id: CancelId) {
@@ -508,30 +506,6 @@ impl Miniport for Adapter {
 }
 
 impl Adapter {
-    fn send_batch(&self, queue: usize, batch: SendChain, dispatch: bool) {
-        if let Some(queue) = self.queues.get(queue) {
-            queue.tx.send(batch, dispatch);
-        }
-    }
-
-    /// Gives the pages of indicated packets back to their queues. IRQL <= DISPATCH_LEVEL.
-    fn take_back(&self, mut lists: ReceiveChain) {
-        let mut next = lists.pop();
-        while let Some(first) = next.take() {
-            let tag = first.tag();
-            let Some(queue) = self.queues.get(tag as usize) else { continue };
-            // A run of packets of the same queue is one batch.
-            let mut first = Some(first);
-            queue.rx.take_back(|| {
-                if first.is_some() {
-                    return first.take();
-                }
-                next = lists.pop();
-                if next.as_ref().is_some_and(|packet| packet.tag() == tag) { next.take() } else { None }
-            });
-        }
-    }
-
     /// Looks at every queue, in case an event was lost. IRQL <= DISPATCH_LEVEL.
     fn poke(&self) {
         if self.common.is_frozen() {

@@ -39,6 +39,7 @@ pub const ANNOUNCEMENTS: u32 = 3;
 pub const SPEED: u64 = 10_000_000_000;
 
 /// What the connection is about.
+#[expect(clippy::struct_field_names, reason = "`control_ring` is what netif.h calls it")]
 pub struct Control {
     /// The state machine.
     pub frontend: Frontend,
@@ -214,7 +215,7 @@ impl Adapter {
         let mut action = first;
         loop {
             action = match action {
-                Action::Wait => break,
+                Action::Wait | Action::Refresh => break,
                 Action::Write(state) => {
                     // netback passes over Initialised: it connects to a frontend that says Connected
                     // (drivers/net/xen-netback/xenbus.c, frontend_changed).
@@ -239,7 +240,6 @@ impl Adapter {
                     }
                     control.frontend.done(done.is_ok())
                 }
-                Action::Refresh => break,
                 Action::Detach => {
                     self.detach(control);
                     control.frontend.done(true)

@@ -26,10 +26,12 @@ pub enum Class {
 impl Class {
     /// By the destination address.
     pub fn of(destination: Address) -> Self {
-        match destination {
-            [0xff, 0xff, 0xff, 0xff, 0xff, 0xff] => Self::Broadcast,
-            [first, ..] if first & 1 != 0 => Self::Multicast,
-            _ => Self::Unicast,
+        if destination == [0xff; 6] {
+            Self::Broadcast
+        } else if destination[0] & 1 != 0 {
+            Self::Multicast
+        } else {
+            Self::Unicast
         }
     }
 }

@@ -79,6 +79,14 @@ impl Memory for SharedPages {
     fn leak(self) {
         self.pages.leak();
     }
+    fn copy_out(&self, offset: usize, out: &mut [u8]) {
+        if let Some(end) = offset.checked_add(out.len())
+            && end <= self.region.size()
+        {
+            // SAFETY: as in `scrub`; Windows has not got the page yet.
+            unsafe { out.as_mut_ptr().copy_from_nonoverlapping(self.pages.as_ptr().add(offset), out.len()) };
+        }
+    }
     fn scrub(&self, offset: usize, len: usize) {
         if let Some(end) = offset.checked_add(len)
             && end <= self.region.size()

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use wdm::{
     memory::{Shared, try_box},
     ndis::{
-        Fragment, Packet, ReceiveBatch, ReceivePool, Returned,
+        Fragment, Packet, ReceiveBatch, ReceiveChain, ReceivePool,
         abi::{packet::checksum, rss::hash},
         status::NdisStatus,
     },
@@ -28,7 +28,7 @@ use crate::front::{
     Progress,
     checksum::Sum,
     headers::{Headers, TAG, TCP, TYPE_VLAN, UDP, Version, u16_at},
-    rx::{self, Checksum, FRAGMENTS, Received},
+    rx::{self, Checksum, Received},
 };
 
 /// Pages of a queue: a ring of them with the backend, three with Windows.
@@ -96,12 +96,8 @@ impl Hot {
 
     fn examine(&self, common: &Common, mtu: u32, received: &Received) -> Result<Judged, Refused> {
         let first = received.fragments().first().ok_or(Refused::Bad)?;
-        let mut bytes = [0; TAGGED];
-        let glance = bytes.get_mut(..usize::from(first.len).min(TAGGED)).unwrap_or(&mut []);
-        if !self.ring.read(first.buffer, usize::from(first.offset), glance) {
-            return Err(Refused::Bad);
-        }
-        let (Some(destination), Some(mut kind)) = (bytes.first_chunk::<6>().copied(), u16_at(&bytes, 12)) else {
+        let head = self.ring.head();
+        let (Some(&destination), Some(mut kind)) = (head.first_chunk(), u16_at(head, 12)) else {
             return Err(Refused::Bad);
         };
         let class = Class::of(destination);
@@ -109,9 +105,9 @@ impl Hot {
             return Err(Refused::Unwanted);
         }
         let (mut skip, mut tag) = (0, None);
-        if kind == TYPE_VLAN && usize::from(first.len) >= TAGGED {
-            tag = u16_at(&bytes, 14);
-            kind = u16_at(&bytes, 16).unwrap_or(0);
+        if kind == TYPE_VLAN && head.len() >= TAGGED {
+            tag = u16_at(head, 14);
+            kind = u16_at(head, 16).unwrap_or(0);
             skip = TAG as u16;
         }
         let shown = common.tag_to_show(tag).ok_or(Refused::Unwanted)?;
@@ -121,7 +117,7 @@ impl Hot {
         }
         if skip > 0 {
             // The addresses move up to where the tag ends.
-            let addresses = bytes.first_chunk::<12>().ok_or(Refused::Bad)?;
+            let addresses = head.first_chunk::<12>().ok_or(Refused::Bad)?;
             if !self.ring.write(first.buffer, usize::from(first.offset + skip), addresses) {
                 return Err(Refused::Bad);
             }
@@ -144,8 +140,7 @@ impl Hot {
         let v4 = headers.version == Version::V4;
         let mut told = 0;
         if v4 && offloads.ipv4.rx {
-            told |=
-                if self.ip_header_is_right(received, headers) { checksum::IP_SUCCEEDED } else { checksum::IP_FAILED };
+            told |= if self.ip_header_is_right(headers) { checksum::IP_SUCCEEDED } else { checksum::IP_FAILED };
         }
         if received.checksum == Checksum::Unknown {
             return Ok(told);
@@ -168,13 +163,9 @@ impl Hot {
         Ok(told)
     }
 
-    fn ip_header_is_right(&self, received: &Received, headers: &Headers) -> bool {
-        let Some(first) = received.fragments().first() else { return false };
-        let mut bytes = [0; 60];
-        let Some(header) = bytes.get_mut(..usize::from(headers.transport - headers.network)) else { return false };
-        if !self.ring.read(first.buffer, usize::from(first.offset + headers.network), header) {
-            return false;
-        }
+    fn ip_header_is_right(&self, headers: &Headers) -> bool {
+        let place = usize::from(headers.network)..usize::from(headers.transport);
+        let Some(header) = self.ring.head().get(place) else { return false };
         let mut sum = Sum::new();
         sum.add(header);
         sum.finish() == 0
@@ -302,8 +293,8 @@ impl Receive {
                 hot.lent += batch.len();
                 (quiet, hot.ring.available() < SCARCE)
             };
-            if let Some(mut returned) = self.common.ndis.indicate_receives(batch, lend) {
-                self.take_back(|| returned.pop());
+            if let Some(returned) = self.common.ndis.indicate_receives(batch, lend) {
+                self.take_back(returned);
             }
             if quiet {
                 return if left == budget { EventOutcome::Spurious } else { EventOutcome::Done };
@@ -318,14 +309,14 @@ impl Receive {
     fn collect(&self, hot: &mut Hot, batch: &mut ReceiveBatch, received: &Received, running: bool) {
         let judged = if running { hot.judge(&self.common, self.mtu, received) } else { None };
         if let Some(Judged { packet, class, skip }) = judged {
-            let mut fragments = [Fragment { page: 0, offset: 0, len: 0 }; FRAGMENTS];
-            let parts = received.fragments();
-            for (to, from) in fragments.iter_mut().zip(parts) {
-                *to = Fragment { page: from.buffer.into(), offset: from.offset.into(), len: from.len.into() };
-            }
-            fragments[0].offset += u32::from(skip);
-            fragments[0].len -= u32::from(skip);
-            let fragments = fragments.get(..parts.len()).unwrap_or(&[]);
+            let fragments = received.fragments().iter().enumerate().map(|(number, part)| {
+                let skip = if number == 0 { u32::from(skip) } else { 0 };
+                Fragment {
+                    page: part.buffer.into(),
+                    offset: u32::from(part.offset) + skip,
+                    len: u32::from(part.len) - skip,
+                }
+            });
             if hot.lists.push(batch, fragments, &packet) {
                 let bytes = u64::from(received.len) - u64::from(skip);
                 hot.traffic.count(class, 1, bytes);
@@ -337,12 +328,12 @@ impl Receive {
         }
     }
 
-    /// Has the pages of packets back that `next` yields, and gives them to the backend. IRQL <= DISPATCH_LEVEL.
-    pub fn take_back(&self, mut next: impl FnMut() -> Option<Returned>) {
+    /// Has the pages of packets of this queue back, and gives them to the backend. IRQL <= DISPATCH_LEVEL.
+    pub fn take_back(&self, mut packets: ReceiveChain) {
         {
             let mut hot = self.hot.lock();
             let hot = &mut *hot;
-            while let Some(packet) = next() {
+            while let Some(packet) = packets.pop() {
                 for page in hot.lists.pages(packet) {
                     hot.ring.give_back(page as u16);
                 }

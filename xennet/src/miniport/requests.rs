@@ -93,8 +93,9 @@ impl Adapter {
                 let status = if self.common.is_gone() { HARDWARE_NOT_READY } else { HARDWARE_READY };
                 request.answer_value(&status)
             }
-            oids::GEN_TRANSMIT_BUFFER_SPACE => request.answer_value(&(frame * self.slots())),
-            oids::GEN_RECEIVE_BUFFER_SPACE => request.answer_value(&(frame * self.slots())),
+            oids::GEN_TRANSMIT_BUFFER_SPACE | oids::GEN_RECEIVE_BUFFER_SPACE => {
+                request.answer_value(&(frame * self.slots()))
+            }
             oids::GEN_TRANSMIT_BLOCK_SIZE | oids::GEN_RECEIVE_BLOCK_SIZE | oids::GEN_MAXIMUM_TOTAL_SIZE => {
                 request.answer_value(&frame)
             }
@@ -163,7 +164,7 @@ impl Adapter {
                     return Err(NdisStatus::INVALID_DATA);
                 }
                 self.set_filter(|filter| filter.set_list(addresses));
-                let used = addresses.len() * size_of::<Address>();
+                let used = size_of_val(addresses);
                 request.used(used);
                 Ok(())
             }

@@ -136,12 +136,9 @@ impl Adapter {
         let (event, port) = raw::open_event(client, &self.answer)?;
         let mut references = [0; ctrl::REFERENCES];
         let made = client.grant_alloc(&mut references).and_then(|()| {
-            let (ring, page) = match (pages(1), pages(1)) {
-                (Ok(ring), Ok(page)) => (ring, page),
-                _ => {
-                    give_references(client, &references);
-                    return Err(Error::NoResources);
-                }
+            let (Ok(ring), Ok(page)) = (pages(1), pages(1)) else {
+                give_references(client, &references);
+                return Err(Error::NoResources);
             };
             ctrl::Ring::new(client, ring, page, references).map_err(|_| Error::NoResources)
         });

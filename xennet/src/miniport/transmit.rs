@@ -60,6 +60,10 @@ impl front::Packet for Frame {
         Some(Run { address: slice.frame << wdm::pages::PAGE_SHIFT | u64::from(slice.offset), bytes: slice.len })
     }
 
+    fn has_destination(&mut self, address: Address) {
+        self.class = Class::of(address);
+    }
+
     fn copy(&mut self, offset: u32, out: &mut [u8]) -> bool {
         self.packet.copy(offset, out) == out.len()
     }
@@ -102,18 +106,20 @@ pub fn flow_of(list: &SendList) -> u32 {
     let mut bytes = [0; FLOW_BYTES];
     let Some(packet) = list.packet() else { return 0 };
     packet.copy(0, &mut bytes);
-    let (addresses, protocol, transport) = match u16_at(&bytes, ETHERNET - 2) {
-        // Of a fragment, only the first has ports.
-        Some(TYPE_IPV4) if bytes[20] & 0x3f == 0 && bytes[21] == 0 => {
-            (26..34, bytes[23], ETHERNET + usize::from(bytes[14] & 15) * 4)
+    let word = |at: usize| u32_at(&bytes, at).unwrap_or(0);
+    let mix = |mixed: u32, at: usize| (mixed ^ word(at)).wrapping_mul(0x9e37_79b1);
+    let ports = |protocol: u8, at: usize| if matches!(protocol, TCP | UDP) { word(at) } else { 0 };
+    let mixed = match u16_at(&bytes, ETHERNET - 2) {
+        Some(TYPE_IPV4) => {
+            // Of a fragment, only the first has ports.
+            let whole = bytes[20] & 0x3f == 0 && bytes[21] == 0;
+            let protocol = if whole { bytes[23] } else { 0 };
+            let transport = ETHERNET + usize::from(bytes[14] & 15) * 4;
+            [26, 30].into_iter().fold(ports(protocol, transport), mix)
         }
-        Some(TYPE_IPV4) => (26..34, 0, 0),
-        Some(TYPE_IPV6) => (22..54, bytes[20], 54),
+        Some(TYPE_IPV6) => (22..54).step_by(4).fold(ports(bytes[20], 54), mix),
         _ => return 0,
     };
-    let ports = if matches!(protocol, TCP | UDP) { u32_at(&bytes, transport).unwrap_or(0) } else { 0 };
-    let (words, _) = bytes.get(addresses).unwrap_or(&[]).as_chunks::<4>();
-    let mixed = words.iter().fold(ports, |mixed, word| (mixed ^ u32::from_be_bytes(*word)).wrapping_mul(0x9e37_79b1));
     mixed >> 16
 }
 
@@ -149,15 +155,13 @@ impl Hot {
                     return;
                 }
                 list.advance();
-                let mut destination = [0; 6];
-                let whole = packet.copy(0, &mut destination) == destination.len();
                 let ended = match offload {
-                    Some(offload) if whole => {
-                        let class = Class::of(destination);
-                        // There is room, as was seen above.
-                        self.ring.send(Frame { packet, offload, class }).err().map(|frame| frame.packet)
+                    // There is room, as was seen above.
+                    Some(offload) => {
+                        let frame = Frame { packet, offload, class: Class::Unicast };
+                        self.ring.send(frame).err().map(|frame| frame.packet)
                     }
-                    _ => Some(packet),
+                    None => Some(packet),
                 };
                 if let Some(packet) = ended {
                     self.traffic.errors += 1;

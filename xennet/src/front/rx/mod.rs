@@ -113,6 +113,9 @@ pub struct Queue<M: Memory> {
     /// Added to the ids' upper half, so that no two connections begin alike.
     generation: u8,
     partial: Partial,
+    /// The first bytes of the packet that came last, and how many.
+    head: [u8; MOST],
+    head_len: usize,
     counters: Counters,
     broken: bool,
 }
@@ -139,6 +142,8 @@ impl<M: Memory> Queue<M> {
             taken: 0,
             generation: 0,
             partial: Partial::NONE,
+            head: [0; MOST],
+            head_len: 0,
             counters: Counters::default(),
             broken: false,
         };
@@ -326,6 +331,12 @@ impl<M: Memory> Queue<M> {
         self.release(buffer);
     }
 
+    /// The first bytes of the packet that [`Queue::poll`] gave last, from its first fragment: with all headers that were
+    /// found, or as many as Ethernet has, where the fragment has them.
+    pub fn head(&self) -> &[u8] {
+        self.head.get(..self.head_len).unwrap_or(&[])
+    }
+
     /// Copies from a page that was handed out. False: outside of what the backend filled.
     pub fn read(&self, buffer: u16, offset: usize, out: &mut [u8]) -> bool {
         let right = self.is_out(buffer, offset, out.len());
@@ -386,6 +397,7 @@ impl<M: Memory> Queue<M> {
     }
 
     /// The owner found the backend at fault: as if it had broken the protocol. `why` goes into the log.
+    #[cold]
     pub fn distrust<B: Bus>(&mut self, bus: &B, why: fmt::Arguments<'_>) {
         if !self.broken && self.link.is_some() {
             bus.log(LogLevel::Error, format_args!("receive: {why}: the backend is not believed any more"));
@@ -393,6 +405,7 @@ impl<M: Memory> Queue<M> {
         }
     }
 
+    #[cold]
     fn break_ring<B: Bus>(&mut self, bus: &B, error: RingError) {
         let (index, taken, asked) = self.link.as_ref().map_or((0, 0, 0), |link| link.ring.refused());
         self.distrust(bus, format_args!("{error}: rsp_prod {index:#x}, not within {taken:#x}..={asked:#x}"));
@@ -424,6 +437,7 @@ impl<M: Memory> Queue<M> {
     }
 
     /// Ends a page's grant. False: the peer keeps it.
+    #[inline]
     fn end<B: Bus>(&mut self, bus: &B, posted: Posted) -> bool {
         let Posted { buffer, reference, .. } = posted;
         let ended = bus.grant_end(reference).is_ok();
@@ -464,10 +478,14 @@ impl<M: Memory> Queue<M> {
 
     /// Gives up what came of a packet.
     fn drop_partial(&mut self) {
-        let partial = core::mem::replace(&mut self.partial, Partial::NONE);
+        let Self { partial, buffers, free, .. } = self;
         for fragment in partial.fragments() {
-            self.release(fragment.buffer);
+            if let Some(buffer) = buffers.get_mut(usize::from(fragment.buffer)) {
+                buffer.place = Place::Free;
+            }
+            free.push(fragment.buffer);
         }
+        partial.reset();
     }
 
     /// Posts empty pages. True: notify the backend.

@@ -12,7 +12,7 @@ use crate::front::{
 };
 
 /// Bytes of a packet that are looked at first.
-const GLANCE: usize = 128;
+const GLANCE: usize = 96;
 
 /// Part of a received packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +114,18 @@ impl Partial {
         self.begun && !self.extra && !self.more
     }
 
+    /// Nothing has come of the next one.
+    #[inline]
+    pub(super) const fn reset(&mut self) {
+        let Received { count, len, checksum, gso, hash, headers, .. } = Received::EMPTY;
+        let packet = &mut self.packet;
+        (packet.count, packet.len, packet.checksum) = (count, len, checksum);
+        (packet.gso, packet.hash, packet.headers) = (gso, hash, headers);
+        let Self { begun, extra, more, kinds, error, long, .. } = Self::NONE;
+        (self.begun, self.extra, self.more, self.kinds, self.error, self.long) =
+            (begun, extra, more, kinds, error, long);
+    }
+
     /// What came of it.
     pub(super) fn fragments(&self) -> &[Fragment] {
         self.packet.fragments()
@@ -148,6 +160,7 @@ impl fmt::Display for Wrong {
 
 impl<M: Memory> Queue<M> {
     /// Adds a slot to the packet that is coming in.
+    #[inline]
     pub(super) fn assemble(&mut self, posted: Posted, raw: RxSlot) -> Result<(), Wrong> {
         if self.partial.extra {
             self.assemble_extra(raw)?;
@@ -212,39 +225,56 @@ impl<M: Memory> Queue<M> {
     }
 
     /// The packet is complete: it goes out, or is dropped.
+    #[inline]
     pub(super) fn finish(&mut self) -> Option<Received> {
-        let Partial { packet, error, long, .. } = self.partial;
+        let Partial { packet, error, long, .. } = &self.partial;
         let sound = !error && !long && packet.len as usize >= headers::ETHERNET;
-        let parsed = if sound { self.parse(&packet) } else { None };
-        let Some(headers) = parsed else {
-            self.drop_partial();
-            if error {
-                self.counters.errors += 1;
-            } else {
-                self.counters.malformed += 1;
-            }
-            return None;
+        let Some(headers) = (if sound { self.parse() } else { None }) else {
+            return self.drop_finished();
         };
-        self.partial = Partial::NONE;
+        let Self { partial, buffers, counters, .. } = self;
+        let packet = &mut partial.packet;
         for fragment in packet.fragments() {
-            self.set_place(fragment.buffer, Place::Out { offset: fragment.offset, len: fragment.len });
+            if let Some(buffer) = buffers.get_mut(usize::from(fragment.buffer)) {
+                buffer.place = Place::Out { offset: fragment.offset, len: fragment.len };
+            }
         }
-        self.counters.packets += 1;
-        self.counters.bytes += u64::from(packet.len);
-        Some(Received { headers, ..packet })
+        counters.packets += 1;
+        counters.bytes += u64::from(packet.len);
+        packet.headers = headers;
+        let packet = *packet;
+        partial.reset();
+        Some(packet)
     }
 
-    /// The packet's headers, if it has such. None: what the backend says of the packet is not true of it.
+    #[cold]
+    fn drop_finished(&mut self) -> Option<Received> {
+        if self.partial.error {
+            self.counters.errors += 1;
+        } else {
+            self.counters.malformed += 1;
+        }
+        self.drop_partial();
+        None
+    }
+
+    /// The headers of the packet that came, if it has such; its first bytes are [`Queue::head`] from now on. None: what
+    /// the backend says of the packet is not true of it.
     #[expect(clippy::option_option, reason = "a packet without headers is one of the good ones")]
-    fn parse(&self, packet: &Received) -> Option<Option<Headers>> {
+    #[inline]
+    fn parse(&mut self) -> Option<Option<Headers>> {
+        let Self { partial, pool, head, head_len, .. } = self;
+        let packet = &partial.packet;
         let first = packet.fragments().first()?;
+        let at = usize::from(first.buffer) * PAGE + usize::from(first.offset);
         let most = usize::from(first.len).min(MOST);
-        let mut bytes = [0; MOST];
         let mut want = most.min(GLANCE);
         let parsed = loop {
-            let head = bytes.get_mut(..want)?;
-            self.pool.as_ref()?.read(usize::from(first.buffer) * PAGE + usize::from(first.offset), head);
-            match headers::parse(head) {
+            let bytes = head.get_mut(..want)?;
+            // Its grant has ended.
+            pool.as_ref()?.copy_out(at, bytes);
+            *head_len = want;
+            match headers::parse(bytes) {
                 Err(Unparsed::Short) if want < most => want = most,
                 parsed => break parsed.ok(),
             }

@@ -54,17 +54,26 @@ impl Packet for TestPacket {
         }
         None
     }
+    fn has_destination(&mut self, address: [u8; 6]) {
+        assert_eq!((0..6).map(|at| self.byte(at)).collect::<Vec<_>>(), address);
+    }
     fn copy(&mut self, offset: u32, out: &mut [u8]) -> bool {
         if !self.mapped || offset as usize + out.len() > self.len as usize {
             return false;
         }
         for (index, byte) in out.iter_mut().enumerate() {
-            let Run { address, .. } = self.run(offset + index as u32).unwrap();
-            let mut one = [0];
-            self.ram.read(address, &mut one);
-            *byte = one[0];
+            *byte = self.byte(offset + index as u32);
         }
         true
+    }
+}
+
+impl TestPacket {
+    fn byte(&mut self, offset: u32) -> u8 {
+        let Run { address, .. } = self.run(offset).unwrap();
+        let mut one = [0];
+        self.ram.read(address, &mut one);
+        one[0]
     }
 }
 

@@ -13,6 +13,7 @@ use crate::front::{NONE, Packet};
 
 impl<P: Packet, M: Memory> Queue<P, M> {
     /// Finishes a packet of which nothing is out and nothing is left.
+    #[inline]
     pub(super) fn settle(&mut self, index: u16) -> Option<(P, Status)> {
         let entry = self.entries.get(usize::from(index))?;
         if entry.outstanding > 0 || entry.held > 0 || entry.queued {
@@ -21,6 +22,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         self.remove(index)
     }
 
+    #[inline]
     pub(super) fn remove(&mut self, index: u16) -> Option<(P, Status)> {
         let entry = self.entries.get_mut(usize::from(index))?;
         let packet = entry.packet.take()?;
@@ -33,9 +35,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
     pub(super) fn take_failed<B: Bus>(&mut self, bus: &B) -> Option<(P, Status)> {
         if self.in_flight > 0 {
             for index in 0..self.slots.len() {
-                let Some(owner) = self.slots.get(index).filter(|slot| slot.busy).map(|slot| slot.entry) else {
-                    continue;
-                };
+                let Some(owner) = self.slots.busy(index as u16).map(|slot| slot.entry) else { continue };
                 self.retire(bus, index as u16);
                 if let Some(entry) = self.entries.get_mut(usize::from(owner)) {
                     entry.status = Status::Gone;
@@ -62,25 +62,17 @@ impl<P: Packet, M: Memory> Queue<P, M> {
 
     /// Takes a slot for a request of `entry`'s: its number and the request's id.
     pub(super) fn take_slot(&mut self, entry: u16) -> Option<(u16, u16)> {
-        let index = self.free_slots;
-        let slot = self.slots.get_mut(usize::from(index))?;
-        self.free_slots = slot.next;
-        self.free_count -= 1;
-        *slot = Slot { busy: true, sequence: slot.sequence.wrapping_add(1), entry, ..Slot::FREE };
-        let id = u16::from(slot.sequence) << 8 | index;
+        let taken = self.slots.take(entry, 0)?;
         if let Some(owner) = self.entries.get_mut(usize::from(entry)) {
             owner.outstanding += 1;
         }
-        Some((index, id))
+        Some(taken)
     }
 
     /// Frees a slot and what its request used. A page that the peer keeps makes its packet held.
+    #[inline]
     pub(super) fn retire<B: Bus>(&mut self, bus: &B, index: u16) {
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
-        let Slot { sequence, entry, reference, bounce, .. } = *slot;
-        *slot = Slot { sequence, next: self.free_slots, ..Slot::FREE };
-        self.free_slots = index;
-        self.free_count += 1;
+        let Some(Slot { entry, reference, bounce, .. }) = self.slots.release(index) else { return };
         if bounce != NONE {
             self.bounces.push(bounce);
         }
@@ -97,6 +89,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
     }
 
     /// The peer keeps a page of a packet's: the packet stays here until it lets go.
+    #[cold]
     pub(super) fn hold<B: Bus>(&mut self, bus: &B, entry: u16, reference: u32, error: Error) {
         self.distrust(bus, format_args!("grant {reference} of an answered request: {error}"));
         self.held.push(Held { reference, entry });
@@ -153,16 +146,5 @@ impl<P: Packet, M: Memory> Queue<P, M> {
             };
             list.push(&mut self.entries, index);
         }
-    }
-
-    pub(super) fn lay_out_slots(&mut self) {
-        let count = self.slots.len();
-        for (index, slot) in self.slots.iter_mut().enumerate() {
-            let next = if index + 1 < count { index as u16 + 1 } else { NONE };
-            // Sequence numbers go on: a response to an earlier ring is not mistaken for one of this.
-            *slot = Slot { sequence: slot.sequence, next, ..Slot::FREE };
-        }
-        self.free_slots = 0;
-        self.free_count = count;
     }
 }

@@ -1,5 +1,7 @@
 //! From a packet to requests in the ring: all of a packet's, or none.
 
+use alloc::vec::Vec;
+
 use xen_abi::netif::{Extra, MAX_TX_SIZE, SLOTS_PER_PACKET, TxFlags, TxRequest};
 use xenbus::{client::Bus, pages::Memory};
 
@@ -14,6 +16,8 @@ use crate::front::{
     segment::{self, Segment},
 };
 
+/// Bytes that most heads are not longer than.
+const HEAD: usize = 96;
 /// Bytes copied at a time where a packet cannot be granted.
 const PIECE: usize = 512;
 
@@ -38,15 +42,22 @@ struct Piece {
 }
 
 /// The pages behind a packet's head.
-struct Pieces {
-    list: [Piece; SLOTS_PER_PACKET - 1],
-    count: usize,
-}
+pub(super) struct Pieces(Vec<Piece>);
 
 impl Pieces {
-    /// The pages from `from` on. None: more than there are slots for, or `run` has no answer.
-    fn of<P: Packet>(packet: &mut P, from: u32) -> Option<Self> {
-        let mut pieces = Self { list: [Piece { frame: 0, offset: 0, len: 0 }; SLOTS_PER_PACKET - 1], count: 0 };
+    /// How many slots a packet has for them.
+    const MOST: usize = SLOTS_PER_PACKET - 1;
+
+    /// None yet, with room for all that a packet may have. None: no memory.
+    pub fn new() -> Option<Self> {
+        let mut list = Vec::new();
+        list.try_reserve_exact(Self::MOST).ok()?;
+        Some(Self(list))
+    }
+
+    /// Finds the pages from `from` on. None: they are more than there are slots for, or `run` has no answer.
+    fn find<P: Packet>(&mut self, packet: &mut P, from: u32) -> Option<()> {
+        self.0.clear();
         let len = packet.len();
         let mut at = from;
         while at < len {
@@ -59,29 +70,27 @@ impl Pieces {
             while left > 0 {
                 let offset = (address % PAGE as u64) as u32;
                 let here = left.min(PAGE as u32 - offset);
-                pieces.add(address / PAGE as u64, offset as u16, here as u16)?;
+                self.add(address / PAGE as u64, offset as u16, here as u16)?;
                 address += u64::from(here);
                 left -= here;
             }
         }
-        Some(pieces)
+        Some(())
     }
 
     fn add(&mut self, frame: u64, offset: u16, len: u16) -> Option<()> {
-        if let Some(last) = self.count.checked_sub(1).and_then(|last| self.list.get_mut(last))
+        if let Some(last) = self.0.last_mut()
             && last.frame == frame
             && last.offset + last.len == offset
         {
             last.len += len;
             return Some(());
         }
-        *self.list.get_mut(self.count)? = Piece { frame, offset, len };
-        self.count += 1;
+        if self.0.len() >= Self::MOST {
+            return None;
+        }
+        self.0.push(Piece { frame, offset, len });
         Some(())
-    }
-
-    fn list(&self) -> &[Piece] {
-        self.list.get(..self.count).unwrap_or(&[])
     }
 }
 
@@ -104,24 +113,27 @@ fn for_bytes<P: Packet>(packet: &mut P, from: u32, count: u32, mut each: impl Fn
 impl<P: Packet, M: Memory> Queue<P, M> {
     /// Hands out what is left of a packet, or the next segment of it.
     pub(super) fn emit<B: Bus>(&mut self, bus: &B, index: u16) -> Step {
-        let Some(abilities) = self.link.as_ref().map(|link| link.abilities) else { return Step::Exhausted };
         if self.room() == 0 {
             return Step::Exhausted;
         }
-        let Some(entry) = self.entries.get_mut(usize::from(index)) else { return Step::Out };
+        let Self { entries, link, pieces, stock, learned, counters, in_flight, .. } = self;
+        let Some(abilities) = link.as_ref().map(|link| link.abilities) else { return Step::Exhausted };
+        let Some(entry) = entries.get_mut(usize::from(index)) else { return Step::Out };
         if entry.status != Status::Sent {
             // A segment of it failed: the others need not be sent.
             return Step::Refused(entry.status);
         }
-        let issued = entry.issued;
         let Some(packet) = entry.packet.as_mut() else { return Step::Out };
         let (len, offload) = (packet.len(), packet.offload());
-        let mut head = match Head::read(packet) {
-            Ok(head) => head,
-            Err(status) => return Step::Refused(status),
-        };
-        if issued == 0 && offload.vlan.is_none() {
-            self.learned.note(head.bytes.get(..head.len).unwrap_or(&[]), head.headers.as_ref());
+        let mut head = Head::EMPTY;
+        if let Err(status) = head.read(packet) {
+            return Step::Refused(status);
+        }
+        if entry.issued == 0 {
+            packet.has_destination(head.destination());
+            if offload.vlan.is_none() {
+                learned.note(head.bytes.get(..head.len).unwrap_or(&[]), head.headers.as_ref());
+            }
         }
         let work = match head.prepare(len, &offload, abilities) {
             Ok(work) => work,
@@ -134,16 +146,13 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         if len.saturating_add(tag) > MAX_TX_SIZE {
             return Step::Refused(Status::Malformed);
         }
-        let Some(packet) = self.entries.get_mut(usize::from(index)).and_then(|entry| entry.packet.as_mut()) else {
-            return Step::Out;
-        };
         if work == Work::Checksum {
             let (upper, rest) = (head.upper(len), head.rest);
             let filled = head.checksum(upper, |sum, count| for_bytes(packet, rest, count, |bytes| sum.add(bytes)));
             if !filled {
                 return Step::Refused(Status::Resources);
             }
-            self.counters.checksummed += 1;
+            counters.checksummed += 1;
         }
         if let Some(tag) = offload.vlan {
             head.insert_tag(tag);
@@ -155,33 +164,28 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         };
         // Nothing but the copy: neither grants nor pages are needed.
         if head.rest >= len && head.len <= CHUNK {
-            return self.push_scattered(bus, index, &head, len, flags, extra, &[]);
+            pieces.0.clear();
+            return self.push_scattered(bus, index, &head, len, flags, extra);
         }
-        if abilities.scatter
-            && abilities.trusted
-            && let Some(pieces) = Pieces::of(packet, head.rest)
-        {
-            let enough = self.stock.len() >= pieces.count;
-            if enough || self.in_flight > 0 {
-                return if enough {
-                    self.push_scattered(bus, index, &head, len, flags, extra, pieces.list())
-                } else {
-                    Step::Exhausted
-                };
+        if abilities.scatter && abilities.trusted && pieces.find(packet, head.rest).is_some() {
+            if stock.len() >= pieces.0.len() {
+                return self.push_scattered(bus, index, &head, len, flags, extra);
+            }
+            if *in_flight > 0 {
+                return Step::Exhausted;
             }
             // The peer keeps so many grants that this would wait for ever.
         }
-        let count = len - head.rest;
-        self.push_copied(index, &head, count, flags, extra)
+        self.push_copied(index, &head, len - head.rest, flags, extra)
     }
 
     /// Requests that still have room, each with a slot of our own.
+    #[inline]
     fn room(&self) -> usize {
-        self.link.as_ref().map_or(0, |link| link.ring.free() as usize).min(self.free_count)
+        self.link.as_ref().map_or(0, |link| link.ring.free() as usize).min(self.slots.free())
     }
 
     /// The head in a chunk of the pool, the pieces granted where they are.
-    #[expect(clippy::too_many_arguments, reason = "what a packet's requests are made of")]
     fn push_scattered<B: Bus>(
         &mut self,
         bus: &B,
@@ -190,36 +194,55 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         len: u32,
         flags: TxFlags,
         extra: Option<Extra>,
-        pieces: &[Piece],
     ) -> Step {
-        if self.room() < 1 + pieces.len() + usize::from(extra.is_some()) {
+        if self.room() < 1 + self.pieces.0.len() + usize::from(extra.is_some()) {
             return Step::Exhausted;
         }
-        let total = len - head.rest + head.len as u32;
-        let Some((slot, id)) = self.take_slot(index) else { return Step::Exhausted };
+        let Self { slots, link, stock, pieces: Pieces(pieces), counters, .. } = self;
+        let (Some(link), Some((slot, id))) = (link, slots.take(index, 0)) else { return Step::Exhausted };
         let at = usize::from(slot) * CHUNK;
-        let Some(link) = &self.link else { return Step::Exhausted };
-        link.pool.write(at, head.bytes.get(..head.len).unwrap_or(&[]));
-        let Some(gref) = link.pool_refs.get(at / PAGE).copied() else { return Step::Exhausted };
-        let more = if pieces.is_empty() { TxFlags::empty() } else { TxFlags::MORE_DATA };
-        let offset = (at % PAGE) as u16;
-        self.push_first(&TxRequest { gref, offset, flags: (flags | more).bits(), id, size: total as u16 }, extra);
-        for (number, piece) in pieces.iter().enumerate() {
-            // Room, slots and references were counted before.
-            let Some((slot, id)) = self.take_slot(index) else { break };
-            let Some(gref) = self.stock.pop() else { break };
-            if let Some(state) = self.slots.get_mut(usize::from(slot)) {
-                state.reference = gref;
-            }
-            if let Err(error) = bus.grant_access(gref, piece.frame, true) {
-                // The reference is ours and unused: the bus would have to contradict itself.
-                self.distrust(bus, format_args!("grant {gref} for a packet: {error}"));
-            }
-            let more = if number + 1 < pieces.len() { TxFlags::MORE_DATA } else { TxFlags::empty() };
-            self.push_request(&TxRequest { gref, offset: piece.offset, flags: more.bits(), id, size: piece.len });
+        // Behind the head is nothing, or more of the packet: a length that is known here costs less than the exact one.
+        match head.bytes.first_chunk::<HEAD>() {
+            Some(short) if head.len <= HEAD => link.pool.write(at, short),
+            _ => link.pool.write(at, &head.bytes),
         }
-        self.counters.granted += pieces.len() as u64;
-        self.counters.copied += head.len as u64;
+        let Some(gref) = link.pool_refs.get(at / PAGE).copied() else { return Step::Exhausted };
+        let total = len - head.rest + head.len as u32;
+        let mut more = if pieces.is_empty() { flags } else { flags | TxFlags::MORE_DATA };
+        if extra.is_some() {
+            more |= TxFlags::EXTRA_INFO;
+        }
+        let (offset, mut pushed) = ((at % PAGE) as u16, 0);
+        let request = TxRequest { gref, offset, flags: more.bits(), id, size: total as u16 };
+        pushed += u32::from(link.ring.push(&request.into()).is_ok());
+        if let Some(extra) = extra {
+            self.extras += u32::from(link.ring.push(&extra.encode(false).into()).is_ok());
+        }
+        let mut refused = None;
+        let mut left = pieces.len();
+        for piece in pieces.iter() {
+            // Room, slots and references were counted before.
+            let Some(gref) = stock.pop() else { break };
+            let Some((_, id)) = slots.take(index, gref) else { break };
+            if let Err(error) = bus.grant_access(gref, piece.frame, true) {
+                refused = Some((gref, error));
+                break;
+            }
+            left -= 1;
+            let flags = if left > 0 { TxFlags::MORE_DATA } else { TxFlags::empty() };
+            let request = TxRequest { gref, offset: piece.offset, flags: flags.bits(), id, size: piece.len };
+            pushed += u32::from(link.ring.push(&request.into()).is_ok());
+        }
+        counters.granted += pieces.len() as u64;
+        counters.copied += head.len as u64;
+        self.in_flight += pushed;
+        if let Some(entry) = self.entries.get_mut(usize::from(index)) {
+            entry.outstanding += pushed as u16;
+        }
+        if let Some((gref, error)) = refused {
+            // The reference is ours and unused: the bus would have to contradict itself.
+            self.distrust(bus, format_args!("grant {gref} for a packet: {error}"));
+        }
         self.count(total, extra);
         Step::Out
     }
@@ -278,9 +301,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
             left -= here;
             let Some(page) = self.bounces.pop() else { return };
             let Some((slot, id)) = self.take_slot(index) else { return };
-            if let Some(state) = self.slots.get_mut(usize::from(slot)) {
-                state.bounce = page;
-            }
+            self.slots.bounce(slot, page);
             let Some(gref) = self.link.as_ref().and_then(|link| link.pool_refs.get(usize::from(page)).copied()) else {
                 return;
             };

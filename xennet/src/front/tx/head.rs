@@ -14,6 +14,8 @@ use xen_abi::netif::{GsoType, MAX_TX_SIZE};
 pub const SMALL: u32 = 128;
 /// Bytes looked at first where the packet's first piece is shorter: Ethernet, IPv4 and TCP with few options.
 const GLANCE: u32 = 64;
+/// Bytes looked at first where it is much longer: Ethernet, IPv6 and TCP with the usual options.
+const LOOK: u32 = 96;
 
 /// What a packet's slots have to say, and what is left to do for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +43,11 @@ pub struct Head {
 }
 
 impl Head {
+    /// Of no packet yet.
+    pub const EMPTY: Self = Self { bytes: [0; MOST], len: 0, rest: 0, headers: None };
+
     /// Copies what has to be in one piece: all headers, and the packet's first piece if that is not much more.
-    pub fn read<P: Packet>(packet: &mut P) -> Result<Self, Status> {
+    pub fn read<P: Packet>(&mut self, packet: &mut P) -> Result<(), Status> {
         let len = packet.len();
         if (len as usize) < ETHERNET {
             return Err(Status::Malformed);
@@ -50,10 +55,14 @@ impl Head {
         // A tag may come in.
         let most = len.min((MOST - TAG) as u32);
         let first = packet.run(0).ok_or(Status::Resources)?.bytes;
-        let mut want = if len <= SMALL { len } else { first.max(GLANCE).min(most) };
-        let mut head = Self { bytes: [0; MOST], len: 0, rest: 0, headers: None };
+        let mut want = match first {
+            _ if len <= SMALL => len,
+            // It does not end here, so that no more than its headers is of use.
+            _ if first > most => LOOK,
+            _ => first.max(GLANCE).min(most),
+        };
         let parsed = loop {
-            let bytes = head.bytes.get_mut(..want as usize).unwrap_or(&mut []);
+            let bytes = self.bytes.get_mut(..want as usize).unwrap_or(&mut []);
             if !packet.copy(0, bytes) {
                 return Err(Status::Resources);
             }
@@ -62,50 +71,40 @@ impl Head {
                 parsed => break parsed,
             }
         };
-        head.headers = parsed.ok();
-        let needed = head.headers.map_or(want.min(GLANCE), |headers| u32::from(headers.len));
+        self.headers = parsed.ok();
+        let needed = self.headers.map_or(want.min(GLANCE), |headers| u32::from(headers.len));
         // Where a piece of the packet ends with the copy, nothing of that piece needs a slot.
         let taken = if len <= SMALL || (first == want && first >= needed) { want } else { needed };
-        head.len = taken as usize;
-        head.rest = taken;
-        Ok(head)
+        self.len = taken as usize;
+        self.rest = taken;
+        Ok(())
+    }
+
+    /// The destination's address.
+    pub const fn destination(&self) -> [u8; 6] {
+        let [a0, a1, a2, a3, a4, a5, ..] = self.bytes;
+        [a0, a1, a2, a3, a4, a5]
     }
 
     /// Does to the copy what the offloads ask for, as far as the headers alone are concerned.
+    #[inline]
     pub fn prepare(&mut self, len: u32, offload: &Offload, abilities: Abilities) -> Result<Work, Status> {
+        if let Some(size) = offload.segment {
+            return self.prepare_large(len, size.get(), offload.vlan.is_some(), abilities);
+        }
         let wants_sum = offload.tcp_checksum || offload.udp_checksum;
-        if !wants_sum && !offload.ip_checksum && offload.segment.is_none() {
+        if !wants_sum && !offload.ip_checksum {
             return Ok(Work::Plain);
         }
-        let headers = self.headers.ok_or(Status::Malformed)?;
+        let Self { bytes, headers: Some(headers), .. } = self else { return Err(Status::Malformed) };
         if headers.routed && headers.checksum_at().is_some() {
             return Err(Status::Malformed);
-        }
-        let bytes = self.bytes.get_mut(..self.len).ok_or(Status::Malformed)?;
-        let blank = abilities.checksum(headers.version);
-        if let Some(size) = offload.segment {
-            if !headers.is(TCP) {
-                return Err(Status::Malformed);
-            }
-            if len - u32::from(headers.len) > u32::from(size.get()) {
-                return Ok(large(bytes, &headers, len, size.get(), offload, abilities));
-            }
-            // One segment: what the sender left open is filled in here.
-            segment::set_length(bytes, &headers, len).ok_or(Status::Malformed)?;
-            checksum::fill_ip(bytes, &headers);
-            self.headers = Some(Headers { ip_len: len - u32::from(headers.network), ..headers });
-            let upper = len - u32::from(headers.transport);
-            return Ok(if blank && checksum::fill_pseudo(bytes, &headers, upper) {
-                Work::Blank
-            } else {
-                Work::Checksum
-            });
         }
         if offload.ip_checksum {
             if headers.version == Version::V6 {
                 return Err(Status::Malformed);
             }
-            checksum::fill_ip(bytes, &headers);
+            checksum::fill_ip(bytes, headers);
         }
         if !wants_sum {
             return Ok(Work::Plain);
@@ -115,7 +114,27 @@ impl Head {
             return Err(Status::Malformed);
         }
         let upper = headers.network as u32 + headers.ip_len - u32::from(headers.transport);
-        Ok(if blank && checksum::fill_pseudo(bytes, &headers, upper) { Work::Blank } else { Work::Checksum })
+        let blank = abilities.checksum(headers.version) && checksum::fill_pseudo(bytes, headers, upper);
+        Ok(if blank { Work::Blank } else { Work::Checksum })
+    }
+
+    /// As [`Head::prepare`], for a packet to be cut into segments of `size` bytes of payload.
+    #[inline(never)]
+    fn prepare_large(&mut self, len: u32, size: u16, tagged: bool, abilities: Abilities) -> Result<Work, Status> {
+        let Some(headers) = self.headers.filter(|headers| headers.is(TCP) && !headers.routed) else {
+            return Err(Status::Malformed);
+        };
+        let bytes = self.bytes.get_mut(..self.len).ok_or(Status::Malformed)?;
+        if len - u32::from(headers.len) > u32::from(size) {
+            return Ok(large(bytes, &headers, len, size, tagged, abilities));
+        }
+        // One segment: what the sender left open is filled in here.
+        segment::set_length(bytes, &headers, len).ok_or(Status::Malformed)?;
+        checksum::fill_ip(bytes, &headers);
+        self.headers = Some(Headers { ip_len: len - u32::from(headers.network), ..headers });
+        let upper = len - u32::from(headers.transport);
+        let blank = abilities.checksum(headers.version) && checksum::fill_pseudo(bytes, &headers, upper);
+        Ok(if blank { Work::Blank } else { Work::Checksum })
     }
 
     /// Bytes from the transport header on: padding behind the IP packet is not among them.
@@ -170,12 +189,12 @@ impl Head {
 }
 
 /// A packet of more than one segment: for the backend if it can, else cut here.
-fn large(bytes: &mut [u8], headers: &Headers, len: u32, size: u16, offload: &Offload, abilities: Abilities) -> Work {
+fn large(bytes: &mut [u8], headers: &Headers, len: u32, size: u16, tagged: bool, abilities: Abilities) -> Work {
     let kind = match headers.version {
         Version::V4 => GsoType::TcpV4,
         Version::V6 => GsoType::TcpV6,
     };
-    let tag = if offload.vlan.is_some() { TAG as u32 } else { 0 };
+    let tag = if tagged { TAG as u32 } else { 0 };
     if !abilities.segments(headers.version)
         || len + tag > MAX_TX_SIZE
         || segment::set_length(bytes, headers, len).is_none()

@@ -35,11 +35,11 @@ use xenbus::{
 };
 
 use super::{Abilities, NONE, PAGE, Packet, Progress, SetupError, announce::Learned, filled};
-use emit::Step;
+use emit::{Pieces, Step};
 use own::Filter;
 pub use own::MULTICAST_ADDRESSES;
 pub use table::Status;
-use table::{Entry, FILTER, Held, List, MOST_ENTRIES, OWN, Slot};
+use table::{Entry, FILTER, Held, List, MOST_ENTRIES, OWN, Slots};
 
 /// Slots of a ring of one page.
 const SLOTS: usize = 256;
@@ -97,9 +97,7 @@ pub struct Queue<P, M: Memory> {
     waiting: List,
     /// Packets that ended without a response to say so.
     finished: List,
-    slots: Vec<Slot>,
-    free_slots: u16,
-    free_count: usize,
+    slots: Slots,
     /// References for packets' pages.
     stock: Vec<u32>,
     /// Free pages for copies.
@@ -113,6 +111,8 @@ pub struct Queue<P, M: Memory> {
     arrivals: u64,
     learned: Learned,
     filter: Filter,
+    /// Of the packet that is handed out at the moment.
+    pieces: Pieces,
     counters: Counters,
     broken: bool,
     gone: bool,
@@ -132,9 +132,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
             free_entries: 0,
             waiting: List::EMPTY,
             finished: List::EMPTY,
-            slots: filled(SLOTS, |_| Slot::FREE)?,
-            free_slots: NONE,
-            free_count: 0,
+            slots: Slots::new(SLOTS)?,
             stock: Vec::new(),
             bounces: Vec::new(),
             bounces_made: BOUNCE_PAGES,
@@ -145,6 +143,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
             arrivals: 0,
             learned: Learned::new(mac),
             filter: Filter::new()?,
+            pieces: Pieces::new()?,
             counters: Counters::default(),
             broken: false,
             gone: false,
@@ -205,7 +204,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         self.stock.extend_from_slice(stock);
         self.bounces.clear();
         self.bounces.extend(HEAD_PAGES as u16..POOL_PAGES as u16);
-        self.lay_out_slots();
+        self.slots.lay_out();
         self.in_flight = 0;
         self.extras = 0;
         self.broken = false;
@@ -254,9 +253,8 @@ impl<P: Packet, M: Memory> Queue<P, M> {
             entry.redo |= entry.packet.is_some() && !answered && entry.status == Status::Sent;
         }
         for index in 0..self.slots.len() {
-            if self.slots.get(index).is_some_and(|slot| slot.busy) {
-                self.retire(bus, index as u16);
-            }
+            // Those that are free stay so.
+            self.retire(bus, index as u16);
         }
         let Some(Link { ring, pool, ring_ref, pool_refs, .. }) = self.link.take() else { return };
         let kept_ring = give_references(bus, &[ring_ref]);
@@ -401,6 +399,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
     }
 
     /// The owner found the backend at fault: as if it had broken the protocol. `why` goes into the log.
+    #[cold]
     pub fn distrust<B: Bus>(&mut self, bus: &B, why: fmt::Arguments<'_>) {
         if !self.broken && self.link.is_some() {
             bus.log(LogLevel::Error, format_args!("transmit: {why}: the backend is not believed any more"));
@@ -408,6 +407,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         }
     }
 
+    #[cold]
     fn break_ring<B: Bus>(&mut self, bus: &B, error: xen_abi::ring::RingError) {
         let (index, taken, asked) = self.link.as_ref().map_or((0, 0, 0), |link| link.ring.refused());
         self.distrust(bus, format_args!("{error}: rsp_prod {index:#x}, not within {taken:#x}..={asked:#x}"));
@@ -474,14 +474,14 @@ impl<P: Packet, M: Memory> Queue<P, M> {
             }
         };
         let index = id & 0xff;
-        let slot = self.slots.get(usize::from(index)).copied().unwrap_or(Slot::FREE);
-        if !slot.busy || id >> 8 != u16::from(slot.sequence) {
+        let asked = self.slots.busy(index).filter(|slot| id >> 8 == u16::from(slot.sequence));
+        let Some(owner) = asked.map(|slot| slot.entry) else {
             self.distrust(bus, format_args!("response id {id:#x}, status {status}: no such request is out"));
             return None;
-        }
+        };
         self.retire(bus, index);
         self.in_flight = self.in_flight.saturating_sub(1);
-        match slot.entry {
+        match owner {
             OWN => None,
             FILTER => {
                 self.filter.answered(said == TxStatus::Okay);

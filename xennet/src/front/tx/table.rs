@@ -1,6 +1,8 @@
 //! The books of a transmit queue: packets, slots, and lists of them.
 
-use crate::front::NONE;
+use alloc::vec::Vec;
+
+use crate::front::{NONE, filled};
 
 /// How a packet ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,77 @@ pub(super) struct Slot {
 
 impl Slot {
     pub const FREE: Self = Self { busy: false, sequence: 0, entry: NONE, reference: 0, bounce: NONE, next: NONE };
+}
+
+/// Every slot of a ring, and which are free.
+pub(super) struct Slots {
+    list: Vec<Slot>,
+    first_free: u16,
+    free: usize,
+}
+
+impl Slots {
+    /// None free yet. None: no memory.
+    pub fn new(count: usize) -> Option<Self> {
+        Some(Self { list: filled(count, |_| Slot::FREE)?, first_free: NONE, free: 0 })
+    }
+
+    /// All free. Sequence numbers go on: a response to an earlier ring is not mistaken for one of the next.
+    pub fn lay_out(&mut self) {
+        let count = self.list.len();
+        for (index, slot) in self.list.iter_mut().enumerate() {
+            let next = if index + 1 < count { index as u16 + 1 } else { NONE };
+            *slot = Slot { sequence: slot.sequence, next, ..Slot::FREE };
+        }
+        self.first_free = 0;
+        self.free = count;
+    }
+
+    /// How many are free.
+    pub const fn free(&self) -> usize {
+        self.free
+    }
+
+    /// How many there are.
+    pub const fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// One that is taken.
+    pub fn busy(&self, index: u16) -> Option<&Slot> {
+        self.list.get(usize::from(index)).filter(|slot| slot.busy)
+    }
+
+    /// Takes one for a request of `entry`'s, with a page of the packet's by this reference (0: one of the pool): its
+    /// number and the request's id.
+    #[inline]
+    pub fn take(&mut self, entry: u16, reference: u32) -> Option<(u16, u16)> {
+        let index = self.first_free;
+        let slot = self.list.get_mut(usize::from(index))?;
+        self.first_free = slot.next;
+        self.free -= 1;
+        *slot = Slot { busy: true, sequence: slot.sequence.wrapping_add(1), entry, reference, ..Slot::FREE };
+        Some((index, u16::from(slot.sequence) << 8 | index))
+    }
+
+    /// Its request has a page of the pool.
+    pub fn bounce(&mut self, index: u16, page: u16) {
+        if let Some(slot) = self.list.get_mut(usize::from(index)) {
+            slot.bounce = page;
+        }
+    }
+
+    /// Frees one that is taken: what it was.
+    #[inline]
+    pub fn release(&mut self, index: u16) -> Option<Slot> {
+        let slot = self.list.get_mut(usize::from(index)).filter(|slot| slot.busy)?;
+        let was = *slot;
+        slot.busy = false;
+        slot.next = self.first_free;
+        self.first_free = index;
+        self.free += 1;
+        Some(was)
+    }
 }
 
 /// A page of a packet that the peer did not let go of.
