@@ -114,7 +114,7 @@ impl Service for Xenhide {
                 Err(_) => {}
             }
         }
-        if let Err(status) = leave_note(service, &decision) {
+        if let Err(status) = leave_note(service, decision) {
             wdm::error!("what was unplugged cannot be noted ({status}): the paravirtual devices stay hidden");
         }
         Ok(())
@@ -184,7 +184,7 @@ impl Write for Note {
     }
 }
 
-fn leave_note(service: UnicodeStr<'_>, decision: &policy::Decision) -> Result {
+fn leave_note(service: UnicodeStr<'_>, decision: policy::Decision) -> Result {
     let mut path = UnicodeBuf::from_characters(service.characters())?;
     path.push("\\State")?;
     let key = Key::create_volatile(path.as_unicode()?)?;

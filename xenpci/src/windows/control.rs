@@ -34,12 +34,15 @@ pub(crate) struct Handle {
     closed: AtomicBool,
 }
 
+/// Whose request it is, and which.
+type Owner = (Shared<Handle>, RequestId);
+
 /// All of them. A part of the store: it is called with the store's client locked or lockable.
 pub(crate) struct Control {
     totals: Totals,
     handles: Mutex<Vec<Shared<Handle>>>,
     /// By slot of the client: whose request it is.
-    owners: SpinLock<Vec<Option<(Shared<Handle>, RequestId)>>>,
+    owners: SpinLock<Vec<Option<Owner>>>,
     /// A bit for each slot that has an owner.
     owned: AtomicU64,
     /// A bit for each such slot whose answer is there.

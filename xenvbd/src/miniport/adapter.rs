@@ -177,7 +177,7 @@ impl Adapter {
                 let hot = self.hot.lock();
                 match hot.unit {
                     Some(unit) if unit.cache && !self.withheld && !self.gone.load(Ordering::Relaxed) => {
-                        self.submit(hot, srb, Io::new(Kind::Flush, 0, 0), &unit)
+                        self.submit(hot, srb, Io::new(Kind::Flush, 0, 0), &unit);
                     }
                     // An adapter without a cache, or one that was closed, has nothing to flush.
                     _ => {
