@@ -103,6 +103,8 @@ static TABLES: &[&[Export]] = &[
     crate::seh::EXPORTS,
     crate::storport::EXPORTS,
     crate::ndis::EXPORTS,
+    crate::wmi::EXPORTS,
+    crate::wmi::LIBRARY_EXPORTS,
 ];
 
 /// All exports.

@@ -32,3 +32,4 @@ pub mod status;
 pub mod storport;
 pub mod sync;
 pub mod verifier;
+pub mod wmi;

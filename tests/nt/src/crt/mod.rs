@@ -7,6 +7,7 @@ pub mod convert;
 pub mod format;
 pub mod mem;
 pub mod print;
+pub mod secure;
 pub mod string;
 pub mod unit;
 
@@ -31,6 +32,14 @@ crate::exports! {
     fn strncpy = string::strncpy;
     fn strcat = string::strcat;
     fn strncat = string::strncat;
+    fn strcpy_s = secure::strcpy_s;
+    fn strcat_s = secure::strcat_s;
+    fn strncpy_s = secure::strncpy_s;
+    fn strncat_s = secure::strncat_s;
+    fn wcscpy_s = secure::wcscpy_s;
+    fn wcscat_s = secure::wcscat_s;
+    fn wcsncpy_s = secure::wcsncpy_s;
+    fn wcsncat_s = secure::wcsncat_s;
     fn _strlwr = string::_strlwr;
     fn _strupr = string::_strupr;
     fn wcslen = string::wcslen;

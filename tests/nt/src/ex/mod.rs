@@ -4,11 +4,13 @@
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 
 pub mod callback;
+pub mod etw;
 pub mod fault;
 pub mod list;
 pub mod mutex;
 pub mod pool;
 pub mod system;
+pub mod timer;
 
 pub use callback::*;
 pub use list::*;
@@ -103,6 +105,26 @@ crate::exports! {
     fn ExReleaseRundownProtection;
     fn ExWaitForRundownProtectionRelease;
     fn ExRundownCompleted;
+    fn ExInitializeRundownProtectionCacheAware;
+    fn ExSizeOfRundownProtectionCacheAware;
+    fn ExAllocateCacheAwareRundownProtection;
+    fn ExFreeCacheAwareRundownProtection;
+    fn ExReInitializeRundownProtectionCacheAware = ExReInitializeRundownProtection;
+    fn ExAcquireRundownProtectionCacheAware = ExAcquireRundownProtection;
+    fn ExReleaseRundownProtectionCacheAware = ExReleaseRundownProtection;
+    fn ExWaitForRundownProtectionReleaseCacheAware = ExWaitForRundownProtectionRelease;
+    fn ExRundownCompletedCacheAware = ExRundownCompleted;
+    fn ExAllocateTimer = timer::ExAllocateTimer;
+    fn ExSetTimer = timer::ExSetTimer;
+    fn ExCancelTimer = timer::ExCancelTimer;
+    fn ExDeleteTimer = timer::ExDeleteTimer;
+    fn EtwRegister = etw::EtwRegister;
+    fn EtwUnregister = etw::EtwUnregister;
+    fn EtwWrite = etw::EtwWrite;
+    fn EtwWriteTransfer = etw::EtwWriteTransfer;
+    fn EtwEventEnabled = etw::EtwEventEnabled;
+    fn EtwProviderEnabled = etw::EtwProviderEnabled;
+    fn EtwSetInformation = etw::EtwSetInformation;
     fn ExCreateCallback;
     fn ExRegisterCallback;
     fn ExUnregisterCallback;

@@ -385,6 +385,38 @@ pub unsafe extern "win64" fn ExRundownCompleted(reference: *mut usize) {
     unsafe { rundown(reference) }.store(RUNDOWN, Ordering::Release);
 }
 
+/// Bytes of a cache-aware reference. It is one word here: the copies by processor are a matter of speed.
+const CACHE_AWARE_BYTES: usize = 64;
+
+/// `ExSizeOfRundownProtectionCacheAware`. Any IRQL.
+pub unsafe extern "win64" fn ExSizeOfRundownProtectionCacheAware() -> usize {
+    CACHE_AWARE_BYTES
+}
+
+/// `ExInitializeRundownProtectionCacheAware`. Any IRQL.
+pub unsafe extern "win64" fn ExInitializeRundownProtectionCacheAware(reference: *mut usize, _bytes: usize) {
+    // SAFETY: the caller gives memory for one.
+    unsafe { reference.write(0) }
+}
+
+/// `ExAllocateCacheAwareRundownProtection`: null without memory. IRQL <= DISPATCH_LEVEL.
+pub unsafe extern "win64" fn ExAllocateCacheAwareRundownProtection(kind: i32, tag: u32) -> *mut usize {
+    // SAFETY: an allocation on behalf of the driver; it is written where there is one.
+    unsafe {
+        let reference = super::pool::driver::ExAllocatePoolWithTag(kind, CACHE_AWARE_BYTES, tag).cast::<usize>();
+        if !reference.is_null() {
+            reference.write(0);
+        }
+        reference
+    }
+}
+
+/// `ExFreeCacheAwareRundownProtection`. IRQL <= DISPATCH_LEVEL.
+pub unsafe extern "win64" fn ExFreeCacheAwareRundownProtection(reference: *mut usize) {
+    // SAFETY: the caller gives one of ExAllocateCacheAwareRundownProtection.
+    unsafe { super::pool::driver::ExFreePool(reference.cast()) }
+}
+
 /// `ExAcquireSpinLock` helpers of the personality: a plain KSPIN_LOCK tried once. IRQL >= DISPATCH_LEVEL.
 ///
 /// # Safety

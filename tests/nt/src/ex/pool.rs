@@ -138,15 +138,30 @@ fn allocate(bytes: usize, tag: u32, paged: bool, zero: bool, caller: usize) -> O
     NonNull::new(address as *mut u8)
 }
 
+/// Whether every byte from `start` to `end` is `byte`. By words where it can: it is asked for each block that is freed.
+///
+/// # Safety
+/// The bytes are readable.
+unsafe fn are_all(start: usize, end: usize, byte: u8) -> bool {
+    let words = start.next_multiple_of(8).min(end)..end - end % 8;
+    let single = |range: core::ops::Range<usize>| {
+        // SAFETY: the caller's promise.
+        range.into_iter().all(|at| unsafe { (at as *const u8).read() } == byte)
+    };
+    let wide = u64::from_ne_bytes([byte; 8]);
+    // SAFETY: the caller's promise; the addresses are aligned.
+    single(start..words.start)
+        && words.clone().step_by(8).all(|at| unsafe { (at as *const u64).read() } == wide)
+        && single(words.end.max(words.start)..end)
+}
+
 /// Whether the fences of a block are whole.
 ///
 /// # Safety
 /// The block is allocated.
 unsafe fn fences_whole(address: usize, block: &Block) -> bool {
-    let all = |start: usize, end: usize| {
-        // SAFETY: the caller's promise: fences are part of the block's place.
-        (start..end).all(|at| unsafe { (at as *const u8).read() } == FENCE_BYTE)
-    };
+    // SAFETY: the caller's promise: fences are part of the block's place.
+    let all = |start: usize, end: usize| unsafe { are_all(start, end, FENCE_BYTE) };
     if block.pages == 0 {
         let place = address - FENCE;
         all(place, address) && all(address + block.bytes, place + block.class * 16)
@@ -212,7 +227,7 @@ fn free(address: usize, tag: u32, caller: usize) {
         && let Some((old, bytes, class)) = pool.quarantine.pop_front()
     {
         // SAFETY: quarantined memory belongs to the pool.
-        if (old..old + bytes).any(|at| unsafe { (at as *const u8).read() } != FREED) {
+        if !unsafe { are_all(old, old + bytes, FREED) } {
             touched = Some(old);
         }
         pool.free.entry(class).or_default().push(old - FENCE);
@@ -415,5 +430,32 @@ pub mod driver {
     /// `ExFreePool2`.
     pub unsafe extern "win64" fn ExFreePool2(block: *mut c_void, tag: u32, _parameters: *const u64, _count: u32) {
         free(block as usize, tag, verifier::caller());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_byte_is_found_wherever_it_is() {
+        let mut bytes = [FREED; 40];
+        let base = bytes.as_ptr() as usize;
+        for start in 0..bytes.len() {
+            for end in start..=bytes.len() {
+                // SAFETY: inside of the array.
+                assert!(unsafe { are_all(base + start, base + end, FREED) }, "{start}..{end}");
+                for at in 0..bytes.len() {
+                    // SAFETY: as above; written through the pointer that is read.
+                    let whole = unsafe {
+                        bytes.as_mut_ptr().add(at).write_volatile(0);
+                        let whole = are_all(base + start, base + end, FREED);
+                        bytes.as_mut_ptr().add(at).write_volatile(FREED);
+                        whole
+                    };
+                    assert_eq!(whole, !(start..end).contains(&at), "{start}..{end}, byte {at}");
+                }
+            }
+        }
     }
 }

@@ -223,6 +223,16 @@ pub unsafe fn top(device: *mut DeviceObject) -> *mut DeviceObject {
     unsafe { top_of(device) }
 }
 
+/// The top of the stack that a file's requests go to. IRQL <= DISPATCH_LEVEL.
+///
+/// # Safety
+/// The file is valid.
+pub unsafe extern "win64" fn IoGetRelatedDeviceObject(file: *mut FileObject) -> *mut DeviceObject {
+    let _guard = DATABASE.lock();
+    // SAFETY: per the contract.
+    unsafe { top_of((*file).device) }
+}
+
 /// The devices of a stack, from `device` up.
 ///
 /// # Safety

@@ -368,3 +368,11 @@ pub unsafe extern "win64" fn IoDeleteDriver(driver: *mut DriverObject) {
     // SAFETY: per the contract.
     unsafe { forget(driver) };
 }
+
+/// Whether the system has at least that version of WDM; it is 6.0 since Windows Vista. Any IRQL.
+///
+/// # Safety
+/// None needed.
+pub unsafe extern "win64" fn IoIsWdmVersionAvailable(major: u8, minor: u8) -> u8 {
+    u8::from((major, minor) <= (6, 0))
+}

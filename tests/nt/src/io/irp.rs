@@ -638,7 +638,33 @@ pub unsafe extern "win64" fn IoIsOperationSynchronous(irp: *mut Irp) -> u8 {
     unsafe { u8::from((*irp).flags & (irp_flags::SYNCHRONOUS_API | irp_flags::PAGING_IO) != 0) }
 }
 
-/// The thread that the IRP came from. IRQL <= DISPATCH_LEVEL.
+/// The identifier of the process that asked for an IRP. Any IRQL.
+///
+/// # Safety
+/// The IRP is valid.
+pub unsafe extern "win64" fn IoGetRequestorProcessId(irp: *mut Irp) -> u32 {
+    let _ = irp;
+    // SAFETY: no arguments.
+    unsafe { ke::PsGetCurrentProcessId() as usize as u32 }
+}
+
+/// Whether the request came from a 32-bit process: every process here is a 64-bit one. Any IRQL.
+///
+/// # Safety
+/// The IRP is valid or null.
+pub unsafe extern "win64" fn IoIs32bitProcess(_irp: *mut Irp) -> u8 {
+    0
+}
+
+/// The priority of an IRP: IoPriorityNormal, as nobody sets another. Any IRQL.
+///
+/// # Safety
+/// The IRP is valid.
+pub unsafe extern "win64" fn IoGetIoPriorityHint(_irp: *mut Irp) -> i32 {
+    2
+}
+
+/// The process that asked for an IRP. Any IRQL.
 ///
 /// # Safety
 /// The IRP is valid.

@@ -4,6 +4,7 @@
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments)]
 
 pub mod abi;
+pub mod csq;
 pub mod device;
 pub mod driver;
 pub mod file;
@@ -45,6 +46,17 @@ crate::exports! {
     fn IoMakeAssociatedIrp = irp::IoMakeAssociatedIrp;
     fn IoIsOperationSynchronous = irp::IoIsOperationSynchronous;
     fn IoGetRequestorProcess = irp::IoGetRequestorProcess;
+    fn IoGetRequestorProcessId = irp::IoGetRequestorProcessId;
+    fn IoIs32bitProcess = irp::IoIs32bitProcess;
+    fn IoGetIoPriorityHint = irp::IoGetIoPriorityHint;
+    fn IoIsWdmVersionAvailable = driver::IoIsWdmVersionAvailable;
+    fn IoGetRelatedDeviceObject = device::IoGetRelatedDeviceObject;
+    fn IoCsqInitialize = csq::IoCsqInitialize;
+    fn IoCsqInitializeEx = csq::IoCsqInitializeEx;
+    fn IoCsqInsertIrp = csq::IoCsqInsertIrp;
+    fn IoCsqInsertIrpEx = csq::IoCsqInsertIrpEx;
+    fn IoCsqRemoveIrp = csq::IoCsqRemoveIrp;
+    fn IoCsqRemoveNextIrp = csq::IoCsqRemoveNextIrp;
     fn IoCreateDevice = device::IoCreateDevice;
     fn IoDeleteDevice = device::IoDeleteDevice;
     fn IoAttachDeviceToDeviceStack = device::IoAttachDeviceToDeviceStack;

@@ -153,6 +153,8 @@ pub const OBJECT_NOTIFICATION_EVENT: u8 = 0;
 pub const OBJECT_SYNCHRONIZATION_EVENT: u8 = 1;
 /// KMUTANT.
 pub const OBJECT_MUTANT: u8 = 2;
+/// KQUEUE.
+pub const OBJECT_QUEUE: u8 = 4;
 /// KSEMAPHORE.
 pub const OBJECT_SEMAPHORE: u8 = 5;
 /// KTHREAD.

@@ -88,6 +88,17 @@ pub unsafe extern "win64" fn PsGetThreadId(thread: *mut Thread) -> *mut c_void {
     unsafe { (*thread).id as usize as *mut c_void }
 }
 
+/// `PsGetThreadProcessId`: 4, the System process. Any IRQL.
+pub unsafe extern "win64" fn PsGetThreadProcessId(_thread: *mut Thread) -> *mut c_void {
+    4_usize as *mut c_void
+}
+
+/// `PsIsThreadTerminating`. Any IRQL.
+pub unsafe extern "win64" fn PsIsThreadTerminating(thread: *mut Thread) -> u8 {
+    // SAFETY: the caller gives a thread that it holds a reference to.
+    u8::from(unsafe { (*thread).state == sched::State::Terminated })
+}
+
 /// `PsGetCurrentProcess` (and IoGetCurrentProcess): System. Any IRQL.
 pub unsafe extern "win64" fn PsGetCurrentProcess() -> *mut c_void {
     (&raw const SYSTEM_PROCESS).cast_mut().cast()
@@ -118,13 +129,15 @@ pub unsafe extern "win64" fn PsGetCurrentProcessSessionId() -> u32 {
     0
 }
 
-/// `KeSetPriorityThread`: returns the old priority. IRQL <= DISPATCH_LEVEL.
+/// `KeSetPriorityThread`: returns the old priority. LOW_PRIORITY is the zero page thread's alone: a driver that asks for
+/// it gets the lowest that there is besides. IRQL <= DISPATCH_LEVEL.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kesetprioritythread>
 pub unsafe extern "win64" fn KeSetPriorityThread(thread: *mut Thread, priority: i32) -> i32 {
-    if !(1..=31).contains(&priority) {
-        verifier::violation("KeSetPriorityThread", format_args!("the priority {priority} is not one of 1 to 31"));
+    if !(0..=31).contains(&priority) {
+        verifier::violation("KeSetPriorityThread", format_args!("the priority {priority} is not one of 0 to 31"));
     }
     // SAFETY: the caller gives a thread.
-    i32::from(unsafe { sched::set_priority(thread, priority as u8) })
+    i32::from(unsafe { sched::set_priority(thread, priority.max(1) as u8) })
 }
 
 /// `KeQueryPriorityThread`. IRQL <= DISPATCH_LEVEL.

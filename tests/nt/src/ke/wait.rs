@@ -29,7 +29,7 @@ unsafe fn consume(object: *mut DispatcherHeader, thread: *mut Thread) -> bool {
     unsafe {
         match (*object).kind & 0x7f {
             OBJECT_SYNCHRONIZATION_EVENT | OBJECT_SYNCHRONIZATION_TIMER => (*object).signal_state = 0,
-            OBJECT_SEMAPHORE => (*object).signal_state -= 1,
+            OBJECT_SEMAPHORE | OBJECT_QUEUE => (*object).signal_state -= 1,
             OBJECT_MUTANT => return object::take_mutex(object.cast(), thread),
             _ => {}
         }

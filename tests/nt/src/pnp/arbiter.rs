@@ -55,11 +55,25 @@ pub struct Arbiter {
 /// What is asked for is not free.
 struct Conflict;
 
+/// Who holds what belongs to the machine. No device has this number.
+pub const SYSTEM: Owner = 0;
+/// The root bus decodes memory below this address, and gives out none above it.
+const MEMORY_END: u64 = 1 << 32;
+/// It decodes ports below this one.
+const PORT_END: u64 = 1 << 16;
+
 fn place(taken: &[Range], ask: &IoDescriptor, hint: Option<u64>) -> Option<u64> {
     let length = u64::from(ask.length()).max(1);
     let alignment = u64::from(ask.alignment()).max(1);
     let shared = ask.share == SHARE_SHARED;
-    let last = ask.maximum().checked_sub(length - 1)?;
+    // A descriptor may ask for any address at all (a maximum of -1); what is given lies where the bus decodes. What
+    // the firmware put elsewhere may stay there.
+    let end = if ask.kind == TYPE_PORT { PORT_END } else { MEMORY_END };
+    let maximum = match hint {
+        Some(start) => ask.maximum().min(end.max(start.saturating_add(length)) - 1),
+        None => ask.maximum().min(end - 1),
+    };
+    let last = maximum.checked_sub(length - 1)?;
     let fits = |start: u64| {
         start >= ask.minimum()
             && start <= last
@@ -92,6 +106,11 @@ impl Arbiter {
             TYPE_DMA => self.dma.push(range),
             _ => self.memory.push(range),
         }
+    }
+
+    /// Marks an interrupt line as in use by the machine itself.
+    pub fn reserve_line(&mut self, line: u32) {
+        self.lines.entry(line).or_default().push(LineUse { vector: 0, shared: false, owner: SYSTEM });
     }
 
     /// Takes back all that `owner` holds.
@@ -345,6 +364,24 @@ mod tests {
         let port = IoDescriptor::range(TYPE_PORT, 1, PORT_IO, 8, 8, 0, 0xffff);
         assert_eq!(arbiter.assign(&ask(alloc::vec![port, fixed]), &[], 2), None);
         assert!(arbiter.ports.is_empty());
+    }
+
+    #[test]
+    fn any_address_is_one_that_the_bus_decodes() {
+        let mut arbiter = Arbiter::new(1);
+        arbiter.reserve(TYPE_MEMORY, 0xfec0_0000, 0x140_0000, SYSTEM);
+        arbiter.reserve_line(0);
+        let memory = IoDescriptor::range(TYPE_MEMORY, 1, 0, 0x1000, 0x1000, 0, u64::MAX);
+        let line = IoDescriptor::interrupt(SHARE_DEVICE_EXCLUSIVE, 0, 0, u32::MAX);
+        let done = arbiter.assign(&ask(alloc::vec![memory, line]), &[], 1).unwrap();
+        assert_eq!(done.raw[0].start(), 0xfebf_f000);
+        assert_eq!(done.raw[1].vector(), 1);
+        let port = IoDescriptor::range(TYPE_PORT, 1, PORT_IO, 8, 8, 0, u64::MAX);
+        assert_eq!(arbiter.assign(&ask(alloc::vec![port]), &[], 2).unwrap().raw[0].start(), 0xfff8);
+        // What the firmware put above stays there.
+        let large = IoDescriptor::range(TYPE_MEMORY, 1, 0, 0x1000, 0x1000, 0, u64::MAX);
+        let boot = [CmDescriptor::range(TYPE_MEMORY, 1, 0, 0x10_0000_0000, 0x1000)];
+        assert_eq!(arbiter.assign(&ask(alloc::vec![large]), &boot, 3).unwrap().raw[0].start(), 0x10_0000_0000);
     }
 
     #[test]

@@ -53,6 +53,10 @@ pub struct BootConfig {
     pub values: Vec<(String, String, u32, Vec<u8>)>,
     /// `SystemStartOptions`: the options of the boot entry, as in ` NOEXECUTE=OPTIN NOGPLPV`.
     pub start_options: String,
+    /// Finds the boot volume, once the boot-start drivers have found their devices. Where it finds none the boot ends, as
+    /// Windows' does with INACCESSIBLE_BOOT_DEVICE, before the hive becomes writable. `None`: the volume is not looked for.
+    /// <https://learn.microsoft.com/windows-hardware/drivers/debugger/bug-check-0x7b--inaccessible-boot-device>
+    pub boot_volume: Option<fn() -> bool>,
 }
 
 /// Why a boot could not begin.
@@ -62,6 +66,8 @@ pub enum BootError {
     Registry(usize),
     /// A package's `[DefaultInstall]` cannot be carried out.
     Package(String, InfError),
+    /// [`BootConfig::boot_volume`] found none.
+    InaccessibleBootDevice,
 }
 
 impl fmt::Display for BootError {
@@ -69,6 +75,7 @@ impl fmt::Display for BootError {
         match self {
             Self::Registry(line) => write!(f, "the registry cannot be read, line {line}"),
             Self::Package(name, error) => write!(f, "{name}: {error}"),
+            Self::InaccessibleBootDevice => f.write_str("INACCESSIBLE_BOOT_DEVICE"),
         }
     }
 }
@@ -158,7 +165,7 @@ fn load_all(start: u32) {
 /// are have been found and started. The hive becomes writable at the very end, as in Windows.
 ///
 /// # Errors
-/// The registry or a package is damaged. Drivers and devices that do not work are no error: [`pnp::tree`] tells.
+/// The registry or a package is damaged, or the boot volume is not found. Drivers and devices that do not work are no error: [`pnp::tree`] tells.
 pub fn boot(config: BootConfig) -> Result<(), BootError> {
     if let Some(text) = &config.registry {
         reg::load(text).map_err(BootError::Registry)?;
@@ -195,6 +202,9 @@ pub fn boot(config: BootConfig) -> Result<(), BootError> {
     });
     pnp::settle();
     crate::io::driver::reinitialize(true);
+    if config.boot_volume.is_some_and(|find| !find()) {
+        return Err(BootError::InaccessibleBootDevice);
+    }
     load_all(1);
     crate::io::driver::reinitialize(false);
     pnp::settle();

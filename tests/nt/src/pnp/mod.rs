@@ -196,6 +196,24 @@ pub(crate) fn with_node<T>(id: NodeId, body: impl FnOnce(&mut Node) -> T) -> Opt
     with(|tree| tree.nodes.get_mut(&id).map(body))
 }
 
+/// An arbiter that knows what belongs to the machine itself: RAM, the firmware's first megabyte, the chipset's window,
+/// the ports of the system board and of PCI configuration, and the lines of timer, cascade, clock and ACPI.
+fn machine_arbiter(cpus: u64) -> arbiter::Arbiter {
+    let mut arbiter = arbiter::Arbiter::new(cpus);
+    let firmware = [(0, 0x10_0000), (0xfec0_0000, 0x140_0000)];
+    let ram = crate::platform::platform().memory_ranges().into_iter().map(|range| (range.base, range.len));
+    for (start, length) in firmware.into_iter().chain(ram) {
+        arbiter.reserve(resource::TYPE_MEMORY, start, length, arbiter::SYSTEM);
+    }
+    for (start, length) in [(0, 0x100), (0xcf8, 8)] {
+        arbiter.reserve(resource::TYPE_PORT, start, length, arbiter::SYSTEM);
+    }
+    for line in [0, 2, 8, 9] {
+        arbiter.reserve_line(line);
+    }
+    arbiter
+}
+
 /// Starts the manager: an empty tree and its worker. Once, at PASSIVE_LEVEL.
 pub fn init() {
     let cpus = crate::platform::platform().processors();
@@ -203,7 +221,7 @@ pub fn init() {
     *TREE.lock() = Some(Tree {
         nodes: BTreeMap::new(),
         next: ROOT,
-        arbiter: arbiter::Arbiter::new(mask),
+        arbiter: machine_arbiter(mask),
         queue: VecDeque::new(),
         busy: false,
     });

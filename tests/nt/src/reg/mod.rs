@@ -35,6 +35,18 @@ pub fn persistent() -> String {
     with(|hive| hive.persistent(now).to_string())
 }
 
+/// As [`persistent`], of a machine that has stopped. `None`: it stopped while the registry was being worked on.
+pub fn persistent_after_stop() -> Option<String> {
+    let now = crate::io::kernel::now();
+    let mut registry = REGISTRY.try_lock()?;
+    registry.as_mut().map(|hive| hive.persistent(now).to_string())
+}
+
+/// Writes everything to the disk, as an orderly shutdown does.
+pub fn flush() {
+    with(Hive::flush);
+}
+
 /// The session manager's moment: from now on writes reach the disk.
 pub fn make_writable() {
     with(Hive::make_writable);

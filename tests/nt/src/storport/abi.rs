@@ -151,6 +151,24 @@ pub struct HwInitializationData {
 
 /// The part that a Windows Server 2003 miniport fills in: up to `hw_build_io`.
 pub const HW_INITIALIZATION_DATA_BASE: usize = offset_of!(HwInitializationData, hw_free_adapter_resources);
+/// Bytes of `VIRTUAL_HW_INITIALIZATION_DATA`, the form before FeatureSupport: it ends behind HwCleanupTracing, and its
+/// size alone says that the miniport is a virtual one.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/ns-storport-_virtual_hw_initialization_data>
+pub const VIRTUAL_HW_INITIALIZATION_DATA_BYTES: usize = 0xb0;
+
+/// `VIRTUAL_HW_FIND_ADAPTER`, what HwFindAdapter of a virtual miniport is: its second to fourth arguments are the PDO,
+/// the adapter's own device object and the next device down.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/nc-storport-virtual_hw_find_adapter>
+pub type VirtualHwFindAdapter = unsafe extern "win64" fn(
+    *mut c_void,
+    pdo: *mut c_void,
+    fdo: *mut c_void,
+    lower: *mut c_void,
+    arguments: *const c_void,
+    config: *mut PortConfiguration,
+    again: *mut u8,
+) -> u32;
+
 /// `STOR_FEATURE_VIRTUAL_MINIPORT`.
 pub const STOR_FEATURE_VIRTUAL_MINIPORT: u32 = 1;
 /// `SRB_TYPE_FLAG_SCSI_REQUEST_BLOCK`.

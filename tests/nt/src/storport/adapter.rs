@@ -20,6 +20,7 @@ use crate::ke::abi::{DISPATCH_LEVEL, Dpc, Event, Timer};
 use crate::ke::{self, irql::*, spinlock::*};
 use crate::mm::abi::Mdl;
 use crate::mm::mdl::{IoAllocateMdl, IoFreeMdl, MmBuildMdlForNonPagedPool};
+use crate::rtl::abi::UnicodeString;
 use crate::status::*;
 use crate::sync::IrqLock;
 use alloc::boxed::Box;
@@ -191,6 +192,8 @@ pub struct Adapter {
     pub unit_controls: IrqLock<[u8; 32]>,
     /// HwStorPassiveInitialize, if it was asked for.
     pub passive_initialize: AtomicUsize,
+    /// HwStorFindAdapter succeeded, and a virtual miniport was not told yet to free what it has.
+    pub found: AtomicBool,
     /// The interrupt object or message table, null without an interrupt.
     pub interrupt: AtomicPtr<c_void>,
     /// The DMA adapter of the PDO.
@@ -199,6 +202,8 @@ pub struct Adapter {
     pub uncached: IrqLock<Option<(usize, u64, u32)>>,
     /// Device memory that was mapped: address and bytes.
     pub mappings: IrqLock<Vec<(usize, usize)>>,
+    /// The symbolic link of its interface of class STORAGEPORT, from its first start on.
+    pub link: IrqLock<Option<UnicodeString>>,
     start_io_lock: UnsafeCell<usize>,
     start_io_owner: AtomicU32,
     completion: UnsafeCell<Dpc>,
@@ -277,10 +282,12 @@ impl Adapter {
             controls: IrqLock::new([0; 32]),
             unit_controls: IrqLock::new([0; 32]),
             passive_initialize: AtomicUsize::new(0),
+            found: AtomicBool::new(false),
             interrupt: AtomicPtr::new(ptr::null_mut()),
             dma: AtomicPtr::new(ptr::null_mut()),
             uncached: IrqLock::new(None),
             mappings: IrqLock::new(Vec::new()),
+            link: IrqLock::new(None),
             start_io_lock: UnsafeCell::new(0),
             start_io_owner: AtomicU32::new(0),
             completion,
@@ -303,6 +310,11 @@ impl Adapter {
             }
         }
         adapter
+    }
+
+    /// Whether the miniport is a virtual one: without DMA, ports, memory and interrupts.
+    pub fn is_virtual(&self) -> bool {
+        self.hw.feature_support & STOR_FEATURE_VIRTUAL_MINIPORT != 0
     }
 
     /// The configuration.

@@ -106,6 +106,9 @@ pub unsafe extern "win64" fn StorPortInitialize(
         }
         let mut hw: HwInitializationData = core::mem::zeroed();
         ptr::copy_nonoverlapping(data.cast::<u8>(), (&raw mut hw).cast::<u8>(), size);
+        if size == VIRTUAL_HW_INITIALIZATION_DATA_BYTES {
+            hw.feature_support |= STOR_FEATURE_VIRTUAL_MINIPORT;
+        }
         let complete = hw.hw_find_adapter.is_some() && hw.hw_initialize.is_some() && hw.hw_start_io.is_some();
         if !complete || hw.hw_reset_bus.is_none() {
             return STATUS_INVALID_PARAMETER as u32;
@@ -115,11 +118,10 @@ pub unsafe extern "win64" fn StorPortInitialize(
             && hw.auto_request_sense != 0
             && hw.multiple_request_per_lu != 0;
         let is_virtual = hw.feature_support & STOR_FEATURE_VIRTUAL_MINIPORT != 0;
-        if !all_true && !is_virtual {
+        // <https://learn.microsoft.com/windows-hardware/drivers/storage/initialization-of-storage-virtual-miniport-drivers>
+        let good = if is_virtual { hw.hw_free_adapter_resources.is_some() } else { all_true };
+        if !good {
             return STATUS_INVALID_PARAMETER as u32;
-        }
-        if is_virtual {
-            return STATUS_NOT_SUPPORTED as u32;
         }
         MINIPORTS.lock().push(Miniport { driver, hw, context });
         (*(*driver).extension).add_device = Some(add_device);

@@ -8,6 +8,8 @@ use super::abi::*;
 use super::adapter::{self, Adapter, NON_PAGED_POOL_NX, Request};
 use super::{interrupt, registry, violation};
 use crate::ex::{ExAllocatePoolWithTag, ExFreePool};
+use crate::io::abi::Irp;
+use crate::io::irp::IofCompleteRequest;
 use crate::ke;
 use crate::ke::abi::{DISPATCH_LEVEL, Dpc, Timer};
 use crate::ke::irql::*;
@@ -105,6 +107,18 @@ unsafe fn call(code: u32, adapter: &Adapter, a: &Arguments) -> u32 {
             6 | 42 => {
                 let Some(request) = request(adapter, a.pointer(0)) else { return STOR_STATUS_INVALID_PARAMETER };
                 a.pointer::<*mut Mdl>(1).write(request.mdl());
+                STOR_STATUS_SUCCESS
+            }
+            // CompleteServiceIrp: IRP, whose result the miniport has filled in.
+            7 => {
+                let irp = a.pointer::<Irp>(0);
+                if irp.is_null() {
+                    return STOR_STATUS_INVALID_PARAMETER;
+                }
+                if !adapter.is_virtual() {
+                    return STOR_STATUS_INVALID_DEVICE_REQUEST;
+                }
+                IofCompleteRequest(irp, 0);
                 STOR_STATUS_SUCCESS
             }
             // GetDeviceObjects: adapter, physical, lower.

@@ -12,7 +12,9 @@ use crate::io::device::IoDetachDevice;
 use crate::io::irp::current;
 use crate::ke::abi::DISPATCH_LEVEL;
 use crate::ke::irql::*;
+use crate::pnp::interface;
 use crate::pnp::resource::{CmDescriptor, TYPE_MEMORY, TYPE_MEMORY_LARGE, TYPE_PORT, parse_cm_resource_list};
+use crate::rtl::abi::Guid;
 use crate::status::*;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -123,10 +125,17 @@ fn start(adapter: &Arc<Adapter>, raw: &[CmDescriptor], translated: &[CmDescripto
         prepare(adapter, &mut *config, &mut ranges);
         query_controls(adapter);
         let Some(find) = adapter.hw.hw_find_adapter else { return STATUS_INVALID_PARAMETER };
-        if adapter.dma.load(Ordering::Acquire).is_null() {
-            get_dma(adapter);
+        let (extension, arguments) = (adapter.extension(), c"".as_ptr().cast::<u8>());
+        if adapter.is_virtual() {
+            let find = core::mem::transmute::<HwFindAdapter, VirtualHwFindAdapter>(find);
+            let (pdo, fdo, lower) = (adapter.pdo.cast(), adapter.fdo.cast(), adapter.lower.cast());
+            find(extension, pdo, fdo, lower, arguments.cast(), config, again)
+        } else {
+            if adapter.dma.load(Ordering::Acquire).is_null() {
+                get_dma(adapter);
+            }
+            find(extension, adapter.hw_context, ptr::null_mut(), arguments, config, again)
         }
-        find(adapter.extension(), adapter.hw_context, ptr::null_mut(), c"".as_ptr().cast(), config, again)
     };
     // The ranges are the miniport's during HwStorFindAdapter alone.
     // SAFETY: as above.
@@ -139,8 +148,12 @@ fn start(adapter: &Arc<Adapter>, raw: &[CmDescriptor], translated: &[CmDescripto
             _ => STATUS_UNSUCCESSFUL,
         };
     }
+    adapter.found.store(true, Ordering::Release);
     // SAFETY: as above.
     unsafe { settle(&mut *config) };
+    if adapter.is_virtual() && adapter.config().virtual_device == 0 {
+        violation("HwStorFindAdapter of a virtual miniport left VirtualDevice FALSE", 0, 0);
+    }
     if let Err(status) = interrupt::connect_all(adapter, raw, translated) {
         release(adapter);
         return status;
@@ -152,7 +165,41 @@ fn start(adapter: &Arc<Adapter>, raw: &[CmDescriptor], translated: &[CmDescripto
     }
     adapter.state.lock().running = true;
     adapter.start_clock();
+    show(adapter);
     STATUS_SUCCESS
+}
+
+/// GUID_DEVINTERFACE_STORAGEPORT.
+/// <https://learn.microsoft.com/windows-hardware/drivers/install/guid-devinterface-storageport>
+const STORAGE_PORT: Guid =
+    Guid { data1: 0x2acc_fe60, data2: 0xc130, data3: 0x11d2, data4: [0xb0, 0x82, 0x00, 0xa0, 0xc9, 0x1e, 0xfb, 0x8b] };
+
+/// Opens the adapter to programs: its interface is what they send requests to. IRQL = PASSIVE_LEVEL.
+fn show(adapter: &Adapter) {
+    let known = *adapter.link.lock();
+    // SAFETY: the PDO stands below this adapter; the link is the adapter's until it is removed.
+    unsafe {
+        let mut link = known.unwrap_or(core::mem::zeroed());
+        if known.is_none() {
+            let status = interface::IoRegisterDeviceInterface(adapter.pdo, &STORAGE_PORT, ptr::null(), &raw mut link);
+            if !nt_success(status) {
+                return;
+            }
+            *adapter.link.lock() = Some(link);
+        }
+        interface::IoSetDeviceInterfaceState(&raw const link, 1);
+    }
+}
+
+/// Takes that back. IRQL = PASSIVE_LEVEL.
+fn hide(adapter: &Adapter) {
+    if let Some(mut link) = adapter.link.lock().take() {
+        // SAFETY: the link came with the registration.
+        unsafe {
+            interface::IoSetDeviceInterfaceState(&raw const link, 0);
+            crate::rtl::string::RtlFreeUnicodeString(&raw mut link);
+        }
+    }
 }
 
 /// HwStorInitialize at DIRQL (at DISPATCH_LEVEL without an interrupt), then HwStorPassiveInitialize.
@@ -286,7 +333,15 @@ fn stop(adapter: &Arc<Adapter>, for_good: bool) {
         }
         interrupt::disconnect_all(adapter);
     }
+    if for_good
+        && was_running
+        && let Some(complete) = adapter.hw.hw_complete_service_irp.filter(|_| adapter.is_virtual())
+    {
+        // SAFETY: the virtual miniport's routine, at PASSIVE_LEVEL: it completes the service requests that it holds.
+        unsafe { complete(adapter.extension()) };
+    }
     if for_good {
+        hide(adapter);
         let units: Vec<_> = adapter.state.lock().slots.iter().map(|s| s.unit.clone()).collect();
         for unit in units {
             unit.present.store(false, Ordering::Release);
@@ -297,6 +352,13 @@ fn stop(adapter: &Arc<Adapter>, for_good: bool) {
 
 /// Gives back what the miniport had. IRQL = PASSIVE_LEVEL.
 fn release(adapter: &Adapter) {
+    if adapter.found.swap(false, Ordering::AcqRel)
+        && adapter.is_virtual()
+        && let Some(free) = adapter.hw.hw_free_adapter_resources
+    {
+        // SAFETY: the virtual miniport's routine, at PASSIVE_LEVEL.
+        unsafe { free(adapter.extension()) };
+    }
     if let Some((base, physical, bytes)) = adapter.uncached.lock().take() {
         let dma = adapter.dma.load(Ordering::Acquire);
         // SAFETY: allocated from this DMA adapter.
@@ -517,7 +579,31 @@ pub unsafe fn control(adapter: &Arc<Adapter>, irp: *mut Irp) -> NtStatus {
             pdo::IOCTL_STORAGE_QUERY_PROPERTY => pdo::query_property(adapter, None, irp),
             pdo::IOCTL_SCSI_GET_CAPABILITIES => pdo::capabilities(adapter, irp),
             pdo::IOCTL_SCSI_MINIPORT => pdo::miniport_control(adapter, (0, 0, 0), irp),
+            IOCTL_MINIPORT_PROCESS_SERVICE_IRP if adapter.is_virtual() => service(adapter, irp),
             _ => pass(adapter.lower, irp),
+        }
+    }
+}
+
+/// `IOCTL_MINIPORT_PROCESS_SERVICE_IRP`: goes to a virtual miniport, which ends it by StorPortCompleteServiceIrp.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/nc-storport-hw_process_service_request>
+const IOCTL_MINIPORT_PROCESS_SERVICE_IRP: u32 = 0x4_d038;
+
+/// Hands a service request to the miniport. IRQL = PASSIVE_LEVEL.
+///
+/// # Safety
+/// The caller owns the IRP.
+unsafe fn service(adapter: &Adapter, irp: *mut Irp) -> NtStatus {
+    // SAFETY: the caller's promise; from the call on the IRP is the miniport's.
+    unsafe {
+        match adapter.hw.hw_process_service_request {
+            Some(process) if adapter.state.lock().running => {
+                crate::io::irp::mark_pending(irp);
+                process(adapter.extension(), irp.cast());
+                STATUS_PENDING
+            }
+            Some(_) => finish(irp, STATUS_DEVICE_DOES_NOT_EXIST, 0),
+            None => finish(irp, STATUS_INVALID_DEVICE_REQUEST, 0),
         }
     }
 }
