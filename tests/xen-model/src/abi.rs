@@ -11,6 +11,7 @@ pub mod errno {
     pub const ENOENT: i64 = -2;
     pub const ESRCH: i64 = -3;
     pub const ENOMEM: i64 = -12;
+    pub const EACCES: i64 = -13;
     pub const EFAULT: i64 = -14;
     pub const EEXIST: i64 = -17;
     pub const EINVAL: i64 = -22;

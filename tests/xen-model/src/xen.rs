@@ -501,7 +501,10 @@ impl Xen {
     }
 }
 
+/// Tells xenconsoled and xenstored of the domain.
 fn introduce(hv: &mut Hypervisor) -> StoreRing {
+    let console = hv.param(crate::abi::hvm::PARAM_CONSOLE_EVTCHN) as u32;
+    hv.dom0_bind(console).expect("the console's channel waits for xenconsoled");
     let port = hv.param(crate::abi::hvm::PARAM_STORE_EVTCHN) as u32;
     StoreRing::introduce(hv, port)
 }

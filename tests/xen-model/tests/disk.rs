@@ -127,6 +127,27 @@ fn features_can_be_switched_off() {
 }
 
 #[test]
+fn a_discard_is_answered_before_more_is_looked_for() {
+    let (mut guest, _) = attach(1, |_| {});
+    let mut front = Front::connect(&mut guest, VDEV, 0);
+    guest.settle();
+    let discard = |id| {
+        let command = Command::Discard { sector: 0, sector_count: 8, secure: false };
+        Request { id, handle: 0, command }.encode()
+    };
+    front.ring.push(&discard(1)).expect("a free slot");
+    assert!(front.ring.publish());
+    guest.send(front.port);
+    while front.ring.take().expect("sane indices").is_none() {
+        assert!(guest.xen.step(guest.now), "the response comes");
+    }
+    // The backend has not asked to be told of the next request: it looks by itself.
+    front.ring.push(&discard(2)).expect("a free slot");
+    assert!(!front.ring.publish());
+    assert_eq!(front.finish(&mut guest), [(2, 5, 0)]);
+}
+
+#[test]
 fn flush_discard_and_indirect() {
     let (mut guest, backing) = attach(1, |_| {});
     let mut front = Front::connect(&mut guest, VDEV, 0);

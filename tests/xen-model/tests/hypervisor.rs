@@ -224,6 +224,30 @@ fn vcpu_info_moves_with_everything_pending() {
 }
 
 #[test]
+fn the_device_models_ports_are_xens() {
+    let mut guest = Guest::new(Config { vcpus: 2, ..Config::default() });
+    // 1 is xenstore's, 2 the console's; then one a virtual CPU and one for buffered writes.
+    for port in 3..6 {
+        assert_eq!(guest.xen.port_state(port), PortState::DeviceModel);
+        assert_eq!(guest.event_op(4, &[port]), -22, "send");
+        assert_eq!(guest.event_op(3, &[port]), -22, "close");
+        assert_eq!(guest.event_op(8, &[port, 1]), -22, "bind_vcpu");
+        assert_eq!(guest.event_op(5, &[DOMID_SELF.into(), port, 0, 0, 0, 0]), -13, "status");
+    }
+    assert_eq!(guest.alloc_unbound(), 6);
+    assert_eq!(guest.call(0, EVENT_CHANNEL_OP, 10, &DOMID_SELF.to_le_bytes(), 0).0, 0);
+    assert_eq!(guest.xen.port_state(5), PortState::DeviceModel, "a reset does not close them");
+    assert_eq!(guest.alloc_unbound(), 1);
+}
+
+#[test]
+fn the_console_has_its_other_end() {
+    let mut guest = Guest::new(Config::default());
+    let port = guest.hvm_param(18) as u32;
+    assert!(matches!(guest.xen.port_state(port), PortState::Interdomain { remote: 0, .. }));
+}
+
+#[test]
 fn faults_are_injected_once_at_the_right_call() {
     let mut guest = Guest::new(Config::default());
     guest.xen.fail_hypercall(Fault { op: Some(EVENT_CHANNEL_OP), sub: Some(6), after: 1, errno: -28, lasting: false });

@@ -271,6 +271,23 @@ fn no_errors(guest: &mut Guest) {
     assert_eq!(format!("{:?}", guest.xen.take_guest_errors()), "[]");
 }
 
+/// As libxl 4.17 and Linux's netback write it, whatever the configuration says: seen in the lab.
+#[test]
+fn the_toolstack_says_mtu_and_trusted() {
+    let mut plain = guest(VifOptions::new(0));
+    plain.settle();
+    let read = |guest: &mut Guest, path: &str| guest.read(path).ok();
+    assert_eq!(read(&mut plain, "device/vif/0/mtu").as_deref(), Some("1500"));
+    assert_eq!(read(&mut plain, "device/vif/0/trusted").as_deref(), Some("1"));
+    let back = read(&mut plain, "device/vif/0/backend").expect("the backend's directory");
+    assert_eq!(read(&mut plain, &format!("{back}/mtu")), None, "the backend's directory has it where it is configured");
+    assert_eq!(read(&mut plain, &format!("{back}/hotplug-status")).as_deref(), Some("connected"));
+    let mut jumbo = guest(VifOptions { mtu: Some(9000), ..VifOptions::new(0) });
+    jumbo.settle();
+    assert_eq!(read(&mut jumbo, "device/vif/0/mtu").as_deref(), Some("9000"));
+    assert_eq!(read(&mut jumbo, &format!("{back}/mtu")).as_deref(), Some("9000"));
+}
+
 #[test]
 fn arp_and_ping_through_the_peer() {
     let mut guest = guest(VifOptions::new(0));

@@ -27,6 +27,8 @@ pub enum PortState {
     Virq(u32),
     /// An inter-processor interrupt.
     Ipi,
+    /// Xen's own end of a channel to the device model. The guest may neither use nor close it.
+    DeviceModel,
 }
 
 /// One port of the guest.
@@ -169,7 +171,9 @@ impl Hypervisor {
             event::BIND_PIRQ => return Err(errno::EPERM),
             event::CLOSE => {
                 let port = self.arg::<4>(arg)?.u32(0);
-                self.ports.get(port)?;
+                if self.ports.get(port)?.state == PortState::DeviceModel {
+                    return Err(errno::EINVAL);
+                }
                 self.close_port(port);
             }
             event::STATUS => self.status(arg)?,
@@ -179,7 +183,9 @@ impl Hypervisor {
                 self.check_vcpu(vcpu)?;
                 match self.ports.get(port)?.state {
                     PortState::Unbound { .. } | PortState::Interdomain { .. } => self.ports.slot(port).vcpu = vcpu,
-                    PortState::Free | PortState::Virq(_) | PortState::Ipi => return Err(errno::EINVAL),
+                    PortState::Free | PortState::Virq(_) | PortState::Ipi | PortState::DeviceModel => {
+                        return Err(errno::EINVAL);
+                    }
                 }
             }
             event::RESET => {
@@ -210,7 +216,7 @@ impl Hypervisor {
             PortState::Interdomain { port: other, .. } => self.ports.dom0[other as usize].pending = true,
             PortState::Ipi => self.set_pending(port),
             PortState::Unbound { .. } => {}
-            PortState::Virq(_) | PortState::Free => return Err(errno::EINVAL),
+            PortState::Virq(_) | PortState::Free | PortState::DeviceModel => return Err(errno::EINVAL),
         }
         Ok(())
     }
@@ -254,6 +260,7 @@ impl Hypervisor {
             PortState::Interdomain { remote, port } => (2, (u64::from(remote) | u64::from(port) << 32).to_le_bytes()),
             PortState::Virq(virq) => (4, u64::from(virq).to_le_bytes()),
             PortState::Ipi => (5, [0; 8]),
+            PortState::DeviceModel => return Err(errno::EACCES),
         };
         out[..4].copy_from_slice(&status.to_le_bytes());
         out[4..8].copy_from_slice(&slot.vcpu.to_le_bytes());
@@ -271,17 +278,17 @@ impl Hypervisor {
             PortState::Virq(virq) => {
                 self.vcpus[slot.vcpu as usize].virqs.remove(&virq);
             }
-            PortState::Unbound { .. } | PortState::Ipi | PortState::Free => {}
+            PortState::Unbound { .. } | PortState::Ipi | PortState::Free | PortState::DeviceModel => {}
         }
         self.clear_pending(port);
         let last_queue = slot.last_queue;
         *self.ports.slot(port) = Port { last_queue, ..FREE };
     }
 
-    /// `EVTCHNOP_reset`: every port is closed, xenstore's and the console's too, and the 2-level ABI is back.
+    /// `EVTCHNOP_reset`: every port but Xen's own is closed, xenstore's and the console's too, and the 2-level ABI is back.
     fn reset_ports(&mut self) {
         for port in 1..self.ports.len() {
-            if self.ports.slot(port).state != PortState::Free {
+            if !matches!(self.ports.slot(port).state, PortState::Free | PortState::DeviceModel) {
                 self.close_port(port);
             }
         }
@@ -407,6 +414,14 @@ impl Hypervisor {
         self.alloc_port(PortState::Unbound { remote: 0 }, 0).expect("a fresh domain has free ports")
     }
 
+    /// The ports by which Xen tells the device model of the guest's I/O: one a virtual CPU, and one for buffered writes.
+    pub(super) fn alloc_device_model_ports(&mut self) {
+        let last = self.vcpus.len() as u32 - 1;
+        for vcpu in std::iter::once(0).chain(0..=last) {
+            self.alloc_port(PortState::DeviceModel, vcpu).expect("a fresh domain has free ports");
+        }
+    }
+
     /// Binds a port of dom0 to an unbound port of the guest. Both ends start pending at dom0's side.
     pub(crate) fn dom0_bind(&mut self, guest_port: u32) -> Result<u32> {
         if self.ports.get(guest_port)?.state != (PortState::Unbound { remote: 0 }) {
@@ -446,9 +461,9 @@ impl Hypervisor {
         self.ports.get(port).map_or(PortState::Free, |p| p.state)
     }
 
-    /// Guest ports in use.
+    /// Guest ports in use by the guest.
     pub(crate) fn open_ports(&self) -> usize {
-        self.ports.guest.iter().filter(|p| p.state != PortState::Free).count()
+        self.ports.guest.iter().filter(|p| !matches!(p.state, PortState::Free | PortState::DeviceModel)).count()
     }
 
     /// Raises a virtual interrupt on a virtual CPU. `false`: not bound.

@@ -119,6 +119,7 @@ impl Hypervisor {
         self.params[hvm_abi::PARAM_PAE_ENABLED as usize] = 1;
         let store = self.alloc_port_for_dom0();
         let console = self.alloc_port_for_dom0();
+        self.alloc_device_model_ports();
         self.params[hvm_abi::PARAM_STORE_EVTCHN as usize] = u64::from(store);
         self.params[hvm_abi::PARAM_CONSOLE_EVTCHN as usize] = u64::from(console);
     }

@@ -57,6 +57,8 @@ impl Vif {
         } else {
             self.switch(store, state::INIT_WAIT);
         }
+        // The hotplug script runs when the network device is there.
+        store.write(&format!("{back}/hotplug-status"), "connected");
     }
 
     /// `frontend_changed` and `set_backend_state`.

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 pub use frame::{Checksum, Frame, PacketHash};
 pub use hostile::NetHostile;
 pub use journal::{Crossing, Direction, NetJournal};
+use options::DEFAULT_MTU;
 pub use options::{VifOptions, VifStats};
 pub use peer::{NoPeer, Peer};
 pub use stack::{PingReport, Stack, StackOptions, StackStats, UdpReport, stream_bytes};
@@ -282,7 +283,7 @@ impl Vif {
             ("bridge", "xenbr0"),
             ("handle", &index),
             ("type", "vif"),
-            ("hotplug-status", "connected"),
+            ("hotplug-status", ""),
         ] {
             store.write(&format!("{back}/{key}"), value);
         }
@@ -292,6 +293,9 @@ impl Vif {
         }
         if let Some(mtu) = self.options.mtu {
             store.write(&format!("{front}/mtu"), mtu.to_string());
+            if mtu != DEFAULT_MTU {
+                store.write(&format!("{back}/mtu"), mtu.to_string());
+            }
         }
         if let Some(trusted) = self.options.trusted {
             store.write(&format!("{front}/trusted"), if trusted { "1" } else { "0" });

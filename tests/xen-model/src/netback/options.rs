@@ -1,5 +1,8 @@
 //! What a vif is configured with, and what it counted.
 
+/// Bytes of the largest IP packet where nothing else is configured.
+pub(super) const DEFAULT_MTU: u32 = 1500;
+
 /// Everything about a vif. Each feature can be switched off.
 #[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 #[derive(Clone, Debug)]
@@ -8,7 +11,7 @@ pub struct VifOptions {
     pub index: u32,
     /// `mac`, as the toolstack writes it; `None`: no such key.
     pub mac: Option<String>,
-    /// `mtu` in the frontend's directory; `None`: no such key, which means 1500.
+    /// `mtu` in the frontend's directory, and if it is not 1500 in the backend's; `None`: no such key, which means 1500.
     pub mtu: Option<u32>,
     /// `trusted` in the frontend's directory; `None`: no such key, which means 1.
     pub trusted: Option<bool>,
@@ -62,8 +65,8 @@ impl VifOptions {
         Self {
             index,
             mac: Some(format!("00:16:3e:4e:54:{:02x}", 0x10 + index)),
-            mtu: None,
-            trusted: None,
+            mtu: Some(DEFAULT_MTU),
+            trusted: Some(true),
             rx_copy: true,
             sg: true,
             gso_v4: true,
@@ -90,7 +93,7 @@ impl VifOptions {
 
     /// Payload bytes of the largest frame.
     pub fn mtu_bytes(&self) -> usize {
-        self.mtu.unwrap_or(1500) as usize
+        self.mtu.unwrap_or(DEFAULT_MTU) as usize
     }
 }
 
