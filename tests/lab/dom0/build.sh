@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the dom0 of the lab out of Debian packages: OUT/{xen,vmlinux,initrd.cpio,dom0.ext4}, and what a Linux guest to
-# compare with needs: OUT/{vmlinuz,xen-blkfront.ko,busybox}.
+# compare with needs: OUT/vmlinuz and OUT/linux-modules/.
 # Usage: build.sh OUT. Runs as root. The mirror is the one that this machine's apt uses.
 set -euo pipefail
 umask 022
@@ -49,7 +49,17 @@ rm "$out/payload"
 [ -s "$out/vmlinux" ] || { echo "the payload of $kernel is not xz"; exit 1; }
 
 cp "$root/boot/$kernel" "$out/vmlinuz"
-cp "$root/lib/modules/$version/kernel/drivers/block/xen-blkfront.ko" "$root/bin/busybox" "$out/"
+# The modules of its disk and of its network, PV and emulated, with those that they need; `NAME.deps` has NAME's load order.
+rm -rf "$out/linux-modules"
+mkdir -p "$out/linux-modules"
+for driver in xen-blkfront xen-netfront e1000 8139cp; do
+  chroot "$root" modprobe -S "$version" --show-depends "$driver" | awk '$1 == "insmod" { print $2 }' |
+    while read -r module; do
+      cp "$root$module" "$out/linux-modules/"
+      basename "$module" >>"$out/linux-modules/$driver.deps"
+    done
+  [ -s "$out/linux-modules/$driver.deps" ] || { echo "$version has no module $driver"; exit 1; }
+done
 
 step "initrd"
 ramdisk=$out/initrd
@@ -71,7 +81,7 @@ step "root file system"
 # QEMU's own fw_cfg DMA multiboot ROM hangs under Xen, which has no fw_cfg DMA: the PIO one takes its place.
 cp "$root/usr/share/qemu/multiboot.bin" "$root/usr/share/qemu/multiboot_dma.bin"
 install -m 755 "$here/labinit" "$root/sbin/labinit"
-install -m 755 "$here/block-fast" "$root/etc/xen/scripts/block-fast"
+install -m 755 "$here/block-fast" "$here/vif-fast" "$root/etc/xen/scripts/"
 keep='xen|loop|virtio|ext4|jbd2|mbcache|crc|bridge|stp|llc|tun|8021q|mrp|garp|libcrc32c|nbd'
 find "$root/lib/modules" -name '*.ko' | grep -Ev "/($keep)[^/]*\.ko|/(xen|bridge)/" | xargs -r rm -f
 chroot "$root" depmod "$version"

@@ -8,6 +8,8 @@
 //! | 16 | 4 | agent | 0: done; 1: refused, the text says why |
 //! | 20 | 4 | both | bytes of text |
 //! | 24 | 4 | both | bytes of data |
+//! | 32 | 8 | guest | requests of a measured load that are done |
+//! | 40 | 4 | agent | number of the measured load that is to end |
 //! | 64 | 4032 | both | text: a request's verb and arguments, an answer |
 //! | 4096 | 65536 | both | data |
 //!
@@ -71,6 +73,26 @@ impl Mailbox {
         let text = self.bytes(TEXT, (self.word(20).load(Ordering::Relaxed) as usize).min(PAGE - TEXT));
         let data = self.bytes(PAGE, (self.word(24).load(Ordering::Relaxed) as usize).min(MOST_DATA));
         Some(Request { number, text: String::from_utf8_lossy(&text).into_owned(), data })
+    }
+
+    fn load_word(&self) -> &AtomicU64 {
+        // SAFETY: inside of the mapping, aligned, and accessed atomically alone.
+        unsafe { AtomicU64::from_ptr(self.0.base().add(32).cast()) }
+    }
+
+    /// How much of a measured load is done.
+    pub fn done(&self) -> u64 {
+        self.load_word().load(Ordering::Relaxed)
+    }
+
+    /// Nothing is done of the load that the guest is told next.
+    pub fn begin_load(&self) {
+        self.load_word().store(0, Ordering::Relaxed);
+    }
+
+    /// Ends the measured load with this number.
+    pub fn end_load(&self, number: u32) {
+        self.word(40).store(number, Ordering::Relaxed);
     }
 
     /// Answers a request.

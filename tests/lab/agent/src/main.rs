@@ -3,12 +3,17 @@
 //!
 //! `lab-agent FOLDER OUT`: FOLDER has `guest`, `drivers.tar`, `cases` (one line a case: name, seconds, seed, processors) and
 //! perhaps `extra.cfg`, lines for the guest's configuration. OUT gets a folder a case. The host follows the lines
-//! `lab-case` (it begins), `lab-note` (what is worth reading beside the result) and `lab-result` on standard output.
+//! `lab-case` (it begins), `lab-note` (what is worth reading beside the result) and `lab-result` on standard output. If FOLDER
+//! has `bench`, there are no cases: see [`bench`].
 
+mod bench;
 mod dom0;
+mod load;
 mod mailbox;
+mod net;
 mod privcmd;
 mod requests;
+mod serve;
 mod session;
 mod store;
 
@@ -59,6 +64,10 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [folder, out] = &arguments[..] else { anyhow::bail!("usage: lab-agent FOLDER OUT") };
     fs::create_dir_all(dom0::DISKS)?;
+    if folder.join("bench").exists() {
+        return bench::bench(folder, out).inspect_err(|error| println!("lab-bench failed: {error:#}"));
+    }
+    serve::start()?;
     for case in read_cases(folder)? {
         let start = Instant::now();
         println!("lab-case {}", case.name);

@@ -101,12 +101,29 @@ impl Session {
                 let (writes, refused) = conflicts.end()?;
                 format!("{writes} {refused}")
             }
+            "vif-attach" => {
+                self.vif_attach(index()?, word(1)?, value(2)? as u32, value(3)? as u32, value(4)? as u32)?
+            }
+            "vif-detach" => self.vif_detach(index()?)?,
+            "vif-gone" => u8::from(self.vif_gone(index()?)).to_string(),
+            "vif-stats" => self.vif_stats(index()?),
+            "vif-ping" => self.vif_ping(index()?, value(1)? == 6, value(2)? as u32, value(3)?, value(4)?)?,
+            "vif-pings" => self.vif_pings()?,
+            "vif-offload" => self.vif_offload(index()?, word(1)?, word(2)? == "on")?,
+            "vif-destroy" => {
+                self.due = Some(Due::DestroyVif(index()?, words[1..].join(" ")));
+                String::new()
+            }
             "store-read" => run("xenstore-read", &[rest])?,
             "store-write" => {
                 let (path, value) = rest.split_once(' ').unwrap_or((rest, ""));
                 run("xenstore-write", &[path, value])?
             }
             "store-remove" => run("xenstore-rm", &[rest])?,
+            "evidence" => {
+                self.append(word(0)?, &request.data)?;
+                String::new()
+            }
             "result" => {
                 self.verdict = Some(rest.to_owned());
                 String::new()

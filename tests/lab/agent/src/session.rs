@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -10,8 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::Case;
-use crate::dom0::{DISKS, Disk, number, run};
+use crate::dom0::{self, DISKS, Disk, number, run};
+use crate::load::Load;
 use crate::mailbox::Mailbox;
+use crate::net::Vifs;
+use crate::privcmd;
 use crate::store::{Conflicts, TRACE};
 
 /// The guest's name.
@@ -30,6 +34,8 @@ pub enum Due {
     Migrate,
     /// `xl destroy`, while the disk with this number is busy.
     Destroy(u32),
+    /// `xl destroy`, while the interface with this number is busy; the guest's counters are part of the verdict.
+    DestroyVif(u32, String),
     /// The guest shuts itself down; `xl` must see this reason.
     AwaitShutdown(u32),
 }
@@ -54,25 +60,28 @@ pub struct Session {
     pub verdict: Option<String>,
     /// Writes that fall into the guest's transactions.
     pub conflicts: Option<Conflicts>,
-    /// What was negotiated for each disk, for the summary.
-    notes: BTreeMap<u32, String>,
+    /// Its network interfaces.
+    pub vifs: Vifs,
+    /// What was negotiated for each device, for the summary.
+    pub notes: BTreeMap<String, String>,
     start: Instant,
     timeline: String,
 }
 
 /// The configuration of a guest: `extra` are the user's lines, which win.
-fn configuration(folder: &Path, case: &Case, extra: &str) -> String {
+fn configuration(load: &Load, case: &Case, extra: &str) -> String {
     let vcpus = extra
         .lines()
         .find_map(|line| line.split_once('=').filter(|(key, _)| key.trim() == "vcpus")?.1.trim().parse().ok())
         .unwrap_or(case.vcpus);
     format!(
-        "name=\"{NAME}\"\ntype=\"hvm\"\nkernel=\"{0}/guest\"\nramdisk=\"{0}/drivers.tar\"\n\
-         cmdline=\"vcpus={vcpus} case={1} seed={2}\"\nmemory=64\nvcpus={vcpus}\nvga=\"none\"\nusb=0\n\
+        "name=\"{NAME}\"\ntype=\"hvm\"\nkernel=\"{0}\"\n\
+         cmdline=\"vcpus={vcpus} case={1} seed={2} {3}\"\nmemory=64\nvcpus={vcpus}\nvga=\"none\"\nusb=0\n\
          xen_platform_pci=1\non_poweroff=\"destroy\"\non_reboot=\"destroy\"\non_crash=\"destroy\"\n{extra}",
-        folder.display(),
+        load.stub().display(),
         case.name,
-        case.seed
+        case.seed,
+        load.argument()
     )
 }
 
@@ -81,14 +90,15 @@ impl Session {
     pub fn new(folder: &Path, evidence: &Path, case: &Case) -> anyhow::Result<Self> {
         let config = evidence.join("guest.cfg");
         let extra = fs::read_to_string(folder.join("extra.cfg")).unwrap_or_default();
-        fs::write(&config, configuration(folder, case, &extra))?;
+        let load = Load::new(&folder.join("guest"), &folder.join("drivers.tar"))?;
+        fs::write(&config, configuration(&load, case, &extra))?;
         for entry in fs::read_dir(DISKS)?.flatten() {
             fs::remove_file(entry.path())?;
         }
         // The trace begins with each case, or it would fill dom0's memory.
         fs::OpenOptions::new().write(true).truncate(true).open(TRACE).context("xenstored writes no trace")?;
         let start = Instant::now();
-        run("xl", &["create", &config.to_string_lossy()]).context("the guest cannot be made")?;
+        run("xl", &["create", "-p", &config.to_string_lossy()]).context("the guest cannot be made")?;
         let mut session = Self {
             domain: 0,
             mailbox: None,
@@ -100,12 +110,13 @@ impl Session {
             due: None,
             verdict: None,
             conflicts: None,
+            vifs: Vifs::new(),
             notes: BTreeMap::new(),
             start,
             timeline: String::new(),
         };
         session.mark("created");
-        if let Err(error) = session.connect() {
+        if let Err(error) = session.connect().and_then(|()| session.begin(&load)) {
             // It must not stand in the next guest's way; what went wrong first is what is told.
             let _ = session.finish();
             return Err(error);
@@ -113,10 +124,24 @@ impl Session {
         Ok(session)
     }
 
+    /// Lets the guest, which was made paused, begin.
+    fn begin(&mut self, load: &Load) -> anyhow::Result<()> {
+        load.write(self.domain)?;
+        privcmd::unpause(self.domain)?;
+        self.mark("begun");
+        Ok(())
+    }
+
     fn connect(&mut self) -> anyhow::Result<()> {
         self.domain = run("xl", &["domid", NAME])?.parse()?;
         self.mailbox = Some(Mailbox::map(self.domain)?);
         Ok(())
+    }
+
+    /// Adds to a file of the evidence.
+    pub fn append(&self, name: &str, data: &[u8]) -> anyhow::Result<()> {
+        let file = fs::OpenOptions::new().create(true).append(true).open(self.evidence.join(name));
+        Ok(file.with_context(|| format!("cannot write {name}"))?.write_all(data)?)
     }
 
     /// A line of the timeline, which is kept as evidence.
@@ -139,7 +164,14 @@ impl Session {
                 match self.due.take() {
                     Some(Due::Checkpoint) => self.checkpoint()?,
                     Some(Due::Migrate) => self.migrate()?,
-                    Some(Due::Destroy(index)) => return self.destroy_under_load(index),
+                    Some(Due::Destroy(index)) => {
+                        return self.destroy_under_load(|session| session.disk_requests(index));
+                    }
+                    Some(Due::DestroyVif(index, counters)) => {
+                        self.note_vifs();
+                        let verdict = self.destroy_under_load(|session| session.vif_frames(index))?;
+                        return Ok(format!("{verdict}, {counters}"));
+                    }
                     Some(Due::AwaitShutdown(reason)) => return Self::await_shutdown(reason, end),
                     None => {}
                 }
@@ -171,9 +203,20 @@ impl Session {
         for index in self.disks.iter().map(|disk| disk.index).collect::<Vec<_>>() {
             self.note(index);
         }
+        self.note_vifs();
+        self.keep(
+            "snmp",
+            ["/proc/net/snmp", "/proc/net/snmp6"]
+                .map(fs::read_to_string)
+                .into_iter()
+                .collect::<Result<_, _>>()
+                .map_err(Into::into),
+        );
+        self.mark("end");
         // On Xen's console, which the host has.
         self.keep("grants-before-destroy", run("xl", &["debug-keys", "g"]));
         self.mailbox = None;
+        self.mark("evidence kept");
         if run("xl", &["domid", NAME]).is_ok() {
             self.keep("destroy", run("xl", &["destroy", NAME]));
         }
@@ -209,7 +252,7 @@ impl Session {
     /// Remembers what was negotiated for a disk, if it is connected.
     pub fn note(&mut self, index: u32) {
         if let Ok(text) = self.negotiated(index) {
-            self.notes.insert(index, text);
+            self.notes.insert(dom0::name(index), text);
         }
     }
 
@@ -234,7 +277,7 @@ impl Session {
         let domains = run("xl", &["list"]).unwrap_or_else(|error| format!("{error:#}"));
         // A zombie is `(null)`.
         left.extend(domains.lines().skip(1).filter(|line| !line.starts_with("Domain-0")).map(str::to_owned));
-        for class in ["vbd", "qdisk"] {
+        for class in ["vbd", "qdisk", "vif"] {
             let path = format!("/local/domain/0/backend/{class}/{}", self.domain);
             if run("xenstore-exists", &[&path]).is_ok() {
                 left.push(path);
@@ -245,6 +288,12 @@ impl Session {
             if let Err(error) = disk.free() {
                 left.push(format!("{error:#}"));
             }
+        }
+        left.extend(self.vifs_left());
+        if left.is_empty()
+            && let Err(error) = self.free_vifs()
+        {
+            left.push(format!("{error:#}"));
         }
         left
     }
@@ -268,15 +317,17 @@ impl Session {
         fs::remove_file("/tmp/lab-save").context("the saved image cannot be removed")
     }
 
-    /// `xl destroy` while requests come: [`Self::finish`] judges what is left.
-    fn destroy_under_load(&mut self, index: u32) -> anyhow::Result<String> {
-        let requests = |session: &Self| -> anyhow::Result<u64> {
-            Ok(session.statistics(index).iter().map(|text| text.parse::<u64>().unwrap_or(0)).sum())
-        };
+    /// Requests that blkback carried out for a disk.
+    fn disk_requests(&self, index: u32) -> u64 {
+        self.statistics(index).iter().map(|text| text.parse::<u64>().unwrap_or(0)).sum()
+    }
+
+    /// `xl destroy` while a backend's `count` of what it carried out grows: [`Self::finish`] judges what is left.
+    fn destroy_under_load(&mut self, count: impl Fn(&Self) -> u64) -> anyhow::Result<String> {
         std::thread::sleep(Duration::from_secs(1));
-        let first = requests(self)?;
+        let first = count(self);
         std::thread::sleep(Duration::from_secs(1));
-        let second = requests(self)?;
+        let second = count(self);
         if second == first {
             bail!("there was no load to destroy the domain under: {first} requests, a second later still so");
         }

@@ -128,10 +128,17 @@ pub struct Loaded {
     pub ram: [(u64, u64); 16],
     /// How many of `ram` are used.
     pub ram_count: usize,
-    /// The modules' place in physical memory: first byte, behind the last.
+    /// The archive's place in physical memory: first byte, behind the last.
     pub archive: (u64, u64),
     /// The command line.
     pub command_line: [u8; 256],
+}
+
+/// `archive=START-END` of the command line, in hexadecimal: dom0 has put it there. Otherwise it is a module.
+fn archive(line: &[u8]) -> Option<(u64, u64)> {
+    let line = core::str::from_utf8(line.split(|byte| *byte == 0).next()?).ok()?;
+    let (start, end) = line.split_ascii_whitespace().find_map(|word| word.strip_prefix("archive="))?.split_once('-')?;
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
 }
 
 /// Copies what the loader says.
@@ -152,7 +159,9 @@ unsafe fn read(information: *const Information) -> Loaded {
                 }
             }
         }
-        if info.flags & 1 << 3 != 0 && info.module_count > 0 {
+        if let Some(archive) = archive(&loaded.command_line) {
+            loaded.archive = archive;
+        } else if info.flags & 1 << 3 != 0 && info.module_count > 0 {
             let module = (info.modules as usize as *const Module).read_unaligned();
             loaded.archive = (u64::from(module.start), u64::from(module.end));
         }

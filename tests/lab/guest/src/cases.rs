@@ -1,7 +1,9 @@
 //! Cases that only a real dom0 makes sense for.
 
+mod net;
+
 use crate::power::{self, Reason};
-use crate::{processor, suspend, trap, world};
+use crate::{bench, processor, suspend, trace, trap, world};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -26,14 +28,30 @@ const fn case(
     Case { name, summary, quick: true, timeout_s: 0, setup, run }
 }
 
-/// The cases.
-pub const CASES: &[Case] = &[
+/// All of the lab's own.
+pub fn all() -> impl Iterator<Item = &'static Case> {
+    CASES.iter().chain(net::CASES)
+}
+
+/// The cases of disks and of the machine.
+const CASES: &[Case] = &[
     case(
         "lab/hash",
         "blkback: the same SHA-256 on both sides of what the guest wrote, and of what dom0 wrote",
         |_| Setup::one_disk(4),
         hash,
     ),
+    case(
+        "lab/trace",
+        "Every hypercall of the drivers and the ring's indices from start to detach, for the model to replay",
+        |_| {
+            trace::start();
+            Setup::one_disk(4)
+        },
+        trace::record,
+    ),
+    // Made by `cargo xtask lab --bench` alone: it is on no list.
+    case("lab/bench", "Loads that the agent asks for and measures", |_| Setup::default(), bench::serve),
     case("lab/discard", "UNMAP punches holes in dom0's file", |_| Setup::one_disk(8), discard),
     case(
         "lab/qdisk-raw",
@@ -134,7 +152,7 @@ pub const CASES: &[Case] = &[
 ];
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Bytes of the pieces in which [`fill`] and [`hash_of`] go through a disk.

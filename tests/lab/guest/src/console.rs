@@ -27,14 +27,14 @@ struct Line {
     column: usize,
 }
 
-impl Line {
-    fn byte(&mut self, byte: u8) {
-        // SAFETY: writes to Xen's debug port print and do nothing else.
-        unsafe { Port::new(PORT).write(byte) };
-    }
+fn put(byte: u8) {
+    // SAFETY: writes to Xen's debug port print and do nothing else.
+    unsafe { Port::new(PORT).write(byte) };
+}
 
+impl Line {
     fn end(&mut self) {
-        self.byte(b'\n');
+        put(b'\n');
         self.column = 0;
     }
 }
@@ -47,10 +47,10 @@ impl fmt::Write for Line {
                 continue;
             }
             if self.column == MOST {
-                self.byte(b'\\');
+                put(b'\\');
                 self.end();
             }
-            self.byte(if (0x20..0x7f).contains(&byte) { byte } else { b'?' });
+            put(if (0x20..0x7f).contains(&byte) { byte } else { b'?' });
             self.column += 1;
         }
         Ok(())
@@ -68,6 +68,7 @@ pub fn print(text: fmt::Arguments<'_>) {
 }
 
 /// The frame pointer of the caller.
+#[expect(clippy::inline_always, reason = "called, it would read its own frame")]
 #[inline(always)]
 pub fn frame_pointer() -> usize {
     let value: usize;

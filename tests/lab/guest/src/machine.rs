@@ -1,7 +1,7 @@
 //! What `nt` asks of its platform, answered by this machine.
 
 use crate::console::{self, Verdict};
-use crate::{clock, interrupts, log, memory, pci, processor, suspend};
+use crate::{clock, interrupts, log, memory, pci, processor, suspend, trace};
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -110,6 +110,9 @@ unsafe impl Platform for Machine {
     }
     fn protect(&self, base: NonNull<u8>, pages: usize, protection: Protection) {
         memory::protect(base, pages, protection);
+        if protection == Protection::ReadExecute {
+            trace::code(base, pages);
+        }
     }
     fn alloc_stack(&self, bytes: usize) -> Option<NonNull<u8>> {
         // The page before every range of the window is the guard.

@@ -66,3 +66,14 @@ pub fn ask(text: &str, data: &[u8]) -> Result<(String, Vec<u8>), String> {
     let text = String::from_utf8_lossy(&text).into_owned();
     if get(16) == 0 { Ok((text, bytes(DATA, (get(24) as usize).min(MOST_DATA)))) } else { Err(text) }
 }
+
+/// Tells how much of a measured load is done. Any IRQL.
+pub fn tell(done: u64) {
+    // SAFETY: eight aligned bytes of the mailbox.
+    unsafe { write_volatile(at(32).cast(), done) }
+}
+
+/// Whether the agent ended the measured load with this number. Any IRQL.
+pub fn is_over(run: u32) -> bool {
+    get(40) == run
+}

@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+mod bench;
 mod boot;
 mod cases;
 mod clock;
@@ -20,12 +21,14 @@ mod log;
 mod machine;
 mod mailbox;
 mod memory;
+mod network;
 mod others;
 mod pci;
 mod power;
 mod processor;
 mod run;
 mod suspend;
+mod trace;
 mod trap;
 mod world;
 

@@ -254,7 +254,7 @@ fn map_direct(memory: &mut Memory, end: u64) {
         direct(memory.root).cast::<u64>().add(DIRECT >> 39 & 511).write(table.0 << 12 | PRESENT | WRITABLE);
         direct(table.0).cast::<u64>().write(table.1 << 12 | PRESENT | WRITABLE);
         for large in 0..end.div_ceil(LARGE) {
-            let entry = large * LARGE | PRESENT | WRITABLE | LARGE_PAGE | NO_EXECUTE;
+            let entry = (large * LARGE) | PRESENT | WRITABLE | LARGE_PAGE | NO_EXECUTE;
             direct(table.1).cast::<u64>().add(large as usize).write(entry);
         }
     }
@@ -299,7 +299,9 @@ pub fn alloc_pages(pages: usize) -> Option<NonNull<u8>> {
         let base =
             whole.then(|| memory.map(frames.iter().copied(), flags(Protection::ReadWrite, Cache::Write))).flatten();
         if base.is_none() {
-            frames.iter().for_each(|&frame| memory.frames.set(frame, false));
+            for &frame in &frames {
+                memory.frames.set(frame, false);
+            }
         }
         base
     })

@@ -4,7 +4,7 @@ use crate::boot::Loaded;
 use crate::console::{self, Verdict};
 use crate::lock::Lock;
 use crate::world::{self, Dom0};
-use crate::{cases, clock, interrupts, machine, mailbox, memory, others, processor};
+use crate::{cases, clock, interrupts, log, machine, mailbox, memory, others, processor};
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::sync::Arc;
@@ -117,6 +117,11 @@ fn boot(setup: &Setup) -> Result<(), String> {
     for disk in &setup.disks {
         Dom0.attach_disk(disk);
     }
+    if let Some(network) = Dom0.network() {
+        for vif in &setup.vifs {
+            network.attach_vif(vif);
+        }
+    }
     let config =
         BootConfig { packages, values: values(setup), start_options: setup.options.into(), ..BootConfig::default() };
     nt::pnp::boot::boot(config).map_err(|error| format!("{error}"))
@@ -125,12 +130,15 @@ fn boot(setup: &Setup) -> Result<(), String> {
 fn run_case(line: &str) -> Result<String, String> {
     let name = text(line, "case").ok_or("the command line names no case")?;
     let seed = option(line, "seed").map_or(1, u64::from);
-    let case = cases::CASES.iter().chain(suites::cases::all()).find(|case| case.name == name);
+    let case = cases::all().chain(suites::cases::all()).find(|case| case.name == name);
     let case = case.ok_or_else(|| format!("there is no case {name}"))?;
     boot(&(case.setup)(seed))?;
     console::print(format_args!("lab: booted at {} ms", clock::nanoseconds() / 1_000_000));
     for node in nt::pnp::tree() {
         console::print(format_args!("lab: {:?} {:?} {} {:?}", node.state, node.problem, node.instance, node.stack));
+    }
+    if let Some(line) = log::lines().into_iter().find(|line| line.contains(" does not load: ")) {
+        return Err(line);
     }
     let mut ctx = Ctx::new(&Dom0, seed);
     // libxl takes zero for a guest without PV drivers: it would neither save it nor ask it to shut down.

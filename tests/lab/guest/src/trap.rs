@@ -4,7 +4,7 @@
 //! have a stack of their own. No code here or in a driver uses a red zone.
 
 use crate::console::{self, Verdict};
-use crate::{interrupts, memory, processor};
+use crate::{interrupts, memory, processor, trace};
 use core::arch::{global_asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 use nt::seh::abi::{Context, ExceptionRecord, STATUS_ACCESS_VIOLATION};
@@ -20,6 +20,7 @@ const STATUS_BREAKPOINT: i32 = 0x8000_0003_u32 as i32;
 const UNHANDLED: u32 = 0x7e;
 
 const DIVIDE: u64 = 0;
+const DEBUG: u64 = 1;
 const BREAKPOINT: u64 = 3;
 const DOUBLE_FAULT: u64 = 8;
 const PAGE_FAULT: u64 = 14;
@@ -168,6 +169,9 @@ pub fn device_interrupts() -> (u64, u64) {
 }
 
 unsafe extern "sysv64" fn enter(frame: &mut Frame, vectors: *mut [u8; 512]) {
+    if frame.is_traced() {
+        return;
+    }
     match frame.vector {
         0..32 => fault(frame, vectors),
         vector if vector == u64::from(processor::SPURIOUS_VECTOR) => {}
@@ -191,6 +195,25 @@ unsafe extern "sysv64" fn enter(frame: &mut Frame, vectors: *mut [u8; 512]) {
 }
 
 impl Frame {
+    /// Gives [`trace`] its exceptions and tells it of everything else. True: it was its own.
+    fn is_traced(&mut self) -> bool {
+        let mut registers = trace::Registers {
+            rip: self.rip,
+            rflags: &mut self.rflags,
+            rax: self.rax,
+            arguments: [self.rdi, self.rsi, self.rdx, self.r10, self.r8],
+        };
+        let own = match self.vector {
+            DEBUG => trace::step(&mut registers),
+            PAGE_FAULT if self.error & 0x10 != 0 => trace::fetch_fault(&mut registers, Cr2::read_raw()),
+            _ => false,
+        };
+        if !own {
+            trace::pause(&registers);
+        }
+        own
+    }
+
     /// Registers in the order of instruction encodings.
     fn registers(&self) -> [u64; 16] {
         [

@@ -15,12 +15,12 @@ const UNIT: usize = 512;
 pub struct Dom0;
 
 /// Asks the agent; a refusal ends the run, as nothing that follows would mean anything.
-fn ask(text: &str, data: &[u8]) -> (String, Vec<u8>) {
+pub fn ask(text: &str, data: &[u8]) -> (String, Vec<u8>) {
     mailbox::ask(text, data).unwrap_or_else(|why| crate::run::give_up(&format!("dom0 refused `{text}`: {why}")))
 }
 
 /// For what a model can do and a real dom0 cannot: such cases are not on the lab's list.
-fn absent(what: &str) -> ! {
+pub fn absent(what: &str) -> ! {
     crate::run::give_up(&format!("the lab has no {what}"))
 }
 
@@ -88,6 +88,9 @@ impl World for Dom0 {
     }
     fn restart_backend(&self, _index: u32) {
         absent("way to restart a backend")
+    }
+    fn crash_backend(&self, _index: u32) {
+        absent("way to kill a backend")
     }
     fn resize_disk(&self, index: u32, units: u64) {
         ask(&format!("resize {index} {units}"), &[]);
@@ -181,7 +184,7 @@ impl World for Dom0 {
         log::lines()
     }
     fn network(&self) -> Option<&dyn suites::network::Network> {
-        None
+        Some(self)
     }
     fn sleep_ms(&self, ms: u64) {
         nt::ke::wait::sleep(-((ms * 10_000).max(1) as i64));
