@@ -1,10 +1,14 @@
 //! shutdownmon: the service that obeys the toolstack.
 //!
 //! - [`request`]: what the toolstack may ask for in `control/shutdown`.
+//! - [`collect`]: what a bug report needs.
 //! - [`facts`]: what is told of Windows, and under which nodes.
+//! - [`arming`]: whether the next boot uses the paravirtual devices.
 //! - [`monitor`]: the loop that connects, publishes, obeys, and connects again. It knows Windows only as a [`System`].
 //! - `windows`: Windows as a [`System`], the service, the event log.
 
+pub mod arming;
+pub mod collect;
 pub mod facts;
 pub mod monitor;
 pub mod request;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use xenstore_client::Client;
 
-use super::Windows;
+use super::{Windows, arming};
 use crate::Monitor;
 
 /// Runs until the console is closed or Ctrl+C is pressed: then Windows ends the process, and xenpci closes what it had open.
@@ -13,6 +13,7 @@ use crate::Monitor;
 /// None.
 pub fn run() -> anyhow::Result<ExitCode> {
     let system = Windows::console();
-    Monitor::new(&system).run(Client::open);
+    // The sender ends the other thread when this one is done.
+    arming::beside(&system, |_end| Monitor::new(&system).run(Client::open));
     Ok(ExitCode::SUCCESS)
 }

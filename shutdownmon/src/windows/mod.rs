@@ -1,5 +1,7 @@
 //! Windows as a [`System`](crate::System), and the service.
 
+pub mod arming;
+pub mod collect;
 pub mod console;
 mod event_log;
 pub mod service;

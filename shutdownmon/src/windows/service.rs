@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::mpsc::Sender;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,13 @@ use windows_service::service::{
     ServiceExitCode, ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo, ServiceStartType, ServiceState,
     ServiceStatus, ServiceType,
 };
-use windows_service::service_control_handler::{self, ServiceControlHandlerResult};
+use windows_service::service_control_handler::{self, ServiceControlHandlerResult, ServiceStatusHandle};
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 use windows_service::{define_windows_service, service_dispatcher};
 use xenstore_client::{Client, Store};
 
-use super::{Windows, event_log};
+use super::{Windows, arming, event_log};
+use crate::arming::End;
 use crate::{Monitor, Stopper};
 
 /// The service's name.
@@ -27,7 +29,7 @@ const DESCRIPTION: &str =
 /// How long a stop may take.
 const STOP_TIME: Duration = Duration::from_secs(30);
 /// After a crash the service is started again: at once, after 10 seconds, and then after a minute each.
-const RESTARTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
+const RESTARTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_mins(1)];
 /// `ERROR_SERVICE_DOES_NOT_EXIST`.
 const DOES_NOT_EXIST: i32 = 1060;
 /// `ERROR_FAILED_SERVICE_CONTROLLER_CONNECT`.
@@ -74,7 +76,7 @@ pub fn install() -> anyhow::Result<ExitCode> {
     service.set_description(DESCRIPTION).context("the service's description")?;
     let actions = RESTARTS.map(|delay| ServiceAction { action_type: ServiceActionType::Restart, delay });
     let failure = ServiceFailureActions {
-        reset_period: ServiceFailureResetPeriod::After(Duration::from_secs(24 * 60 * 60)),
+        reset_period: ServiceFailureResetPeriod::After(Duration::from_hours(24)),
         reboot_msg: None,
         command: None,
         actions: Some(actions.to_vec()),
@@ -117,6 +119,9 @@ pub fn uninstall() -> anyhow::Result<ExitCode> {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+    if let Err(error) = arming::take_back() {
+        eprintln!("warning: what was armed cannot be taken back: {error:#}");
+    }
     service.delete().context("removing the service")?;
     if let Err(error) = event_log::unregister() {
         eprintln!("warning: the source in the event log cannot be removed: {error}");
@@ -147,6 +152,9 @@ pub fn status() -> anyhow::Result<ExitCode> {
     match &name {
         Ok(name) => println!("xenstore: connected; the domain is {name}"),
         Err(error) => println!("xenstore: {error}"),
+    }
+    if let Err(error) = arming::print_status() {
+        println!("next boot: not known: {error:#}");
     }
     Ok(match (running, name) {
         (true, Ok(_)) => ExitCode::SUCCESS,
@@ -182,30 +190,46 @@ fn entered(_arguments: Vec<OsString>) {
 }
 
 fn live(system: &Windows) -> anyhow::Result<()> {
+    let handle = arming::beside(system, |end| watch(system, end))?;
+    let stopped = told(ServiceState::Stopped, ServiceControlAccept::empty(), Duration::ZERO);
+    handle.set_service_status(stopped).context("telling that the service has stopped")
+}
+
+/// Until the service is to end; what is left then is arming's.
+fn watch(system: &Windows, end: Sender<End>) -> anyhow::Result<ServiceStatusHandle> {
     let monitor = Monitor::new(system);
-    let stopper: Mutex<Stopper> = Mutex::new(monitor.stopper());
-    let handle = service_control_handler::register(NAME, move |control| match control {
-        ServiceControl::Stop | ServiceControl::Shutdown => {
-            stopper.lock().unwrap_or_else(PoisonError::into_inner).stop();
-            ServiceControlHandlerResult::NoError
-        }
-        ServiceControl::Interrogate => ServiceControlHandlerResult::NoError,
-        _ => ServiceControlHandlerResult::NotImplemented,
+    let ends: Mutex<(Stopper, Sender<End>)> = Mutex::new((monitor.stopper(), end));
+    let handle = service_control_handler::register(NAME, move |control| {
+        let why = match control {
+            ServiceControl::Stop => End::Stop,
+            ServiceControl::Shutdown => End::Shutdown,
+            ServiceControl::Interrogate => return ServiceControlHandlerResult::NoError,
+            _ => return ServiceControlHandlerResult::NotImplemented,
+        };
+        let (stopper, end) = &*ends.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever does not listen any more has ended.
+        let _ = end.send(why);
+        stopper.stop();
+        ServiceControlHandlerResult::NoError
     })
     .context("the control handler")?;
-    let tell = |state, accepted| {
-        handle.set_service_status(ServiceStatus {
-            service_type: ServiceType::OWN_PROCESS,
-            current_state: state,
-            controls_accepted: accepted,
-            exit_code: ServiceExitCode::Win32(0),
-            checkpoint: 0,
-            wait_hint: Duration::ZERO,
-            process_id: None,
-        })
-    };
-    tell(ServiceState::Running, ServiceControlAccept::STOP | ServiceControlAccept::SHUTDOWN)
-        .context("telling that the service runs")?;
+    let accepted = ServiceControlAccept::STOP | ServiceControlAccept::SHUTDOWN;
+    let running = told(ServiceState::Running, accepted, Duration::ZERO);
+    handle.set_service_status(running).context("telling that the service runs")?;
     monitor.run(Client::open);
-    tell(ServiceState::Stopped, ServiceControlAccept::empty()).context("telling that the service has stopped")
+    let stopping = told(ServiceState::StopPending, ServiceControlAccept::empty(), STOP_TIME);
+    handle.set_service_status(stopping).context("telling that the service stops")?;
+    Ok(handle)
+}
+
+fn told(state: ServiceState, accepted: ServiceControlAccept, wait_hint: Duration) -> ServiceStatus {
+    ServiceStatus {
+        service_type: ServiceType::OWN_PROCESS,
+        current_state: state,
+        controls_accepted: accepted,
+        exit_code: ServiceExitCode::Win32(0),
+        checkpoint: 0,
+        wait_hint,
+        process_id: None,
+    }
 }
