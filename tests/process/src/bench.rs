@@ -28,6 +28,8 @@ pub struct BenchConfig {
     pub watch: Watch,
     /// Preemption points after which the run counts as hung. About a million take a second.
     pub most_steps: u64,
+    /// The preemption point at which the power goes: the report is [`crate::POWER_CUT`] then.
+    pub dies_at: Option<u64>,
     /// Print the log as it comes.
     pub verbose: bool,
     /// The folder with driver packages.
@@ -45,6 +47,7 @@ impl Default for BenchConfig {
             stepping: false,
             watch: Watch::Never,
             most_steps: 1_000_000_000,
+            dies_at: None,
             verbose: false,
             drivers: PathBuf::from("target/dist/x64"),
             model: xen_model::Config::default(),
@@ -59,6 +62,11 @@ pub enum Outcome<R> {
     Done(R),
     /// The machine was stopped: a bug check, a violation, a dead end.
     Stopped(nt::platform::Stop),
+}
+
+/// Cuts the power: the run ends here and now, with the report [`crate::POWER_CUT`]. On a thread of the machine.
+pub fn cut_power() -> ! {
+    host::stop_with(watchdog::POWER_CUT)
 }
 
 /// A machine that has not run yet. One per process.
@@ -227,7 +235,7 @@ impl Bench {
         anyhow::ensure!(!nt::platform::installed(), "this process has run a machine already");
         let (vcpus, seed) = (self.config.vcpus, self.config.seed);
         processor::prepare(vcpus, seed);
-        watchdog::set_up(self.config.most_steps);
+        watchdog::set_up(self.config.most_steps, self.config.dies_at);
         step::preempt_between(self.config.stepping);
         touch::set_up(self.config.watch);
         host::set_up(model, 16 << 10, self.config.verbose)?;

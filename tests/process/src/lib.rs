@@ -21,7 +21,8 @@ mod touch;
 mod trap;
 mod watchdog;
 
-pub use bench::{Bench, BenchConfig, Ctx, Outcome};
+pub use bench::{Bench, BenchConfig, Ctx, Outcome, cut_power};
 pub use frames::MemoryStats;
 pub use step::Steps;
 pub use touch::{Touches, Watch};
+pub use watchdog::POWER_CUT;

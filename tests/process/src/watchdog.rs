@@ -7,6 +7,8 @@ use nt::{loader, verifier};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 
+/// What the report of a run says that ended with a power cut.
+pub const POWER_CUT: &str = "the power was cut";
 /// A processor that spins this often and does nothing else never comes out of it.
 const MOST_SPINS: u64 = 3_000_000;
 /// Simulated time that the run's first thread may wait at one place, in units of 100 ns: half an hour.
@@ -15,12 +17,14 @@ const LONGEST_WAIT: u64 = 30 * 60 * 10_000_000;
 static SPINS: [AtomicU64; processor::MAX] = [const { AtomicU64::new(0) }; processor::MAX];
 static STEPS: AtomicU64 = AtomicU64::new(0);
 static MOST_STEPS: AtomicU64 = AtomicU64::new(u64::MAX);
+static DIES_AT: AtomicU64 = AtomicU64::new(u64::MAX);
 static FIRST: AtomicPtr<Thread> = AtomicPtr::new(std::ptr::null_mut());
 static BARKED: AtomicBool = AtomicBool::new(false);
 
-/// Sets the greatest number of preemption points of the run.
-pub fn set_up(most_steps: u64) {
+/// Sets the greatest number of preemption points of the run, and the one at which the power goes.
+pub fn set_up(most_steps: u64, dies_at: Option<u64>) {
     MOST_STEPS.store(most_steps, Relaxed);
+    DIES_AT.store(dies_at.unwrap_or(u64::MAX), Relaxed);
 }
 
 /// Names the thread that the run is about.
@@ -37,6 +41,9 @@ pub fn steps() -> u64 {
 pub fn step(spins: bool) {
     let current = processor::current();
     let steps = STEPS.fetch_add(1, Relaxed) + 1;
+    if steps >= DIES_AT.load(Relaxed) {
+        host::stop_with(POWER_CUT);
+    }
     let counter = &SPINS[current as usize];
     let spun = if spins { counter.load(Relaxed) + 1 } else { 0 };
     counter.store(spun, Relaxed);

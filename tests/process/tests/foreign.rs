@@ -80,6 +80,20 @@ fn a_driver_with_an_export_library() {
 }
 
 #[test]
+fn the_kernel_services_of_simple_drivers() {
+    boot("the_kernel_services_of_simple_drivers", |ctx| {
+        assert_eq!(started("fkern").len(), 1, "{:#?}", ctx.log());
+        assert!(checks(ctx, r"\Device\ForeignKern") >= 38);
+        // WMI has asked for the driver's blocks by now, and forgets them with the device.
+        let blocks: Vec<(u32, u32)> = nt::wmi::blocks().into_iter().map(|(guid, n)| (guid.data1, n)).collect();
+        assert_eq!(blocks, [(0x4a3c_1d7e, 2)]);
+        pnp::control::remove(started("fkern")[0].id).expect("a device that may be removed");
+        assert_eq!(nt::wmi::blocks().len(), 0);
+        assert!(!nt::io::driver::loaded().iter().any(|name| name == "fkern"), "{:#?}", ctx.log());
+    });
+}
+
+#[test]
 fn exceptions_are_handled_as_windows_does() {
     boot("exceptions_are_handled_as_windows_does", |ctx| {
         assert!(checks(ctx, r"\Device\ForeignSeh") >= 15);

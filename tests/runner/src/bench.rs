@@ -35,6 +35,15 @@ pub fn is_allocator(name: &str) -> bool {
     ALLOCATORS.iter().any(|start| name.starts_with(start))
 }
 
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Device {
+    /// The disk's rows.
+    Disk,
+    /// The network's rows.
+    Network,
+}
+
 /// What is asked of the disk.
 #[derive(Clone, Copy)]
 struct Shape {
@@ -112,13 +121,15 @@ struct Report {
     targets: Vec<Target>,
 }
 
-/// Runs the bench and prints the figures. Exit code 1: a target is missed.
+/// Runs the bench and prints the figures, of both devices or `only` of one. Exit code 1: a target is missed.
 ///
 /// # Errors
 /// The machine does not start, or a request fails.
-pub fn run(seed: u64, drivers: PathBuf, json: Option<&Path>) -> anyhow::Result<ExitCode> {
+pub fn run(seed: u64, drivers: PathBuf, json: Option<&Path>, only: Option<Device>) -> anyhow::Result<ExitCode> {
     let config = BenchConfig { seed, drivers, ..BenchConfig::default() };
-    let (lines, network) = match Bench::new(config)?.run(in_guest)? {
+    let wanted = move |device| only.is_none_or(|only| only == device);
+    let measured = Bench::new(config)?.run(move |ctx| in_guest(ctx, wanted(Device::Disk), wanted(Device::Network)))?;
+    let (lines, network) = match measured {
         Outcome::Done(lines) => lines?,
         Outcome::Stopped(stop) => {
             eprintln!("{}", stop.report);
@@ -137,7 +148,7 @@ pub fn run(seed: u64, drivers: PathBuf, json: Option<&Path>) -> anyhow::Result<E
 }
 
 /// On an NT thread.
-fn in_guest(ctx: &process::Ctx) -> anyhow::Result<(Vec<Line>, Vec<NetLine>)> {
+fn in_guest(ctx: &process::Ctx, disk: bool, network: bool) -> anyhow::Result<(Vec<Line>, Vec<NetLine>)> {
     let options = DiskOptions { wake_ns: WAKE_NS, softirq_ns: SOFTIRQ_NS, ..DiskOptions::new(51776) };
     println!(
         "per I/O; the modelled backend wakes {} us after an event, and {} us after the disk, which takes {} to {} us:",
@@ -147,10 +158,11 @@ fn in_guest(ctx: &process::Ctx) -> anyhow::Result<(Vec<Line>, Vec<NetLine>)> {
         (options.latency_ns + options.latency_jitter_ns) / 1000
     );
     ctx.xen(|xen| xen.attach_disk(DiskSpec { options, backing: Box::new(MemoryBacking::new(UNITS)) }));
-    let network = bench_net::attach(ctx);
+    let network = network && bench_net::attach(ctx);
     boot::boot(ctx, Vec::new(), "")?;
+    let shapes: &[Shape] = if disk { &SHAPES } else { &[] };
     let disk = boot::first_disk(ctx).context("Windows found no disk")?;
-    let lines = SHAPES.iter().map(|shape| measure(ctx, &disk, *shape).inspect(print_line)).collect::<Result<_, _>>()?;
+    let lines = shapes.iter().map(|shape| measure(ctx, &disk, *shape).inspect(print_line)).collect::<Result<_, _>>()?;
     let network = if network { bench_net::run(ctx)? } else { Vec::new() };
     Ok((lines, network))
 }

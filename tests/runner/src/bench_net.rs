@@ -1,5 +1,6 @@
 //! What the drivers spend on one packet: counted as in [`crate::bench`], for sends and receives in bulk.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, anyhow, ensure};
@@ -66,6 +67,8 @@ pub struct NetLine {
     grant_hypercalls: f64,
     export_calls: f64,
     allocations: u64,
+    /// As in the disk's lines.
+    places: BTreeMap<String, BTreeMap<u32, u64>>,
 }
 
 /// Attaches the interface, before the boot. `false`: the drivers' folder has no driver for it.
@@ -182,6 +185,7 @@ fn line(shape: Shape, before: &Counters, after: &Counters, steps: &Steps, alloca
         grant_hypercalls: each(before.hypercalls_of(GRANT_TABLE_OP), after.hypercalls_of(GRANT_TABLE_OP)),
         export_calls: steps.calls.values().sum::<u64>() as f64 / stepped,
         allocations: allocated.max(asked),
+        places: steps.places.clone(),
     }
 }
 

@@ -12,6 +12,7 @@ use suites::{Case, Failure, Setup};
 
 use crate::boot;
 use crate::network;
+use crate::story::{self, STORIES};
 use crate::walk;
 use crate::world::{self, ModelWorld};
 
@@ -62,6 +63,12 @@ pub fn list() -> anyhow::Result<ExitCode> {
             quick: false,
             timeout_s: walk::TIMEOUT_S,
         }))
+        .chain(STORIES.iter().map(|story| Info {
+            name: story.name.to_owned(),
+            summary: story.summary,
+            quick: story.quick,
+            timeout_s: story.timeout_s,
+        }))
         .collect();
     println!("{}", serde_json::to_string(&cases)?);
     Ok(ExitCode::SUCCESS)
@@ -74,6 +81,9 @@ pub fn list() -> anyhow::Result<ExitCode> {
 pub fn run(name: &str, seed: u64, drivers: PathBuf, verbose: bool) -> anyhow::Result<ExitCode> {
     if let Some(walk) = walk::WALKS.iter().find(|walk| walk.name() == name) {
         return walk::run(walk.case, &drivers, 1, None, walk.every);
+    }
+    if let Some(story) = STORIES.iter().find(|story| story.name == name) {
+        return story::run(story, seed, &drivers);
     }
     let case = suites::cases::all().find(|case| case.name == name).with_context(|| format!("no case `{name}`"))?;
     let setup = (case.setup)(seed);

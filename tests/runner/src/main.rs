@@ -9,6 +9,7 @@ mod demo_net;
 mod guest_disk;
 mod image;
 mod network;
+mod story;
 mod tap;
 mod volume;
 mod walk;
@@ -61,6 +62,12 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         every: u64,
     },
+    /// One boot of a story
+    #[command(hide = true)]
+    Boot {
+        /// What it is told
+        order: PathBuf,
+    },
     /// Count what the drivers spend on an I/O
     Bench {
         /// Decides everything that is left to chance
@@ -72,6 +79,9 @@ enum Command {
         /// Write the figures to this file
         #[arg(long)]
         json: Option<PathBuf>,
+        /// Only the disk's or the network's
+        #[arg(long)]
+        only: Option<bench::Device>,
     },
     /// Serve a disk image: the demo
     Demo {
@@ -94,7 +104,8 @@ fn main() -> ExitCode {
         Command::List => case::list(),
         Command::Case { name, seed, drivers, verbose } => case::run(&name, seed, drivers, verbose),
         Command::Walk { name, drivers, from, to, every } => walk::run(&name, &drivers, from, to, every),
-        Command::Bench { seed, drivers, json } => bench::run(seed, drivers, json.as_deref()),
+        Command::Boot { order } => story::run_boot(&order),
+        Command::Bench { seed, drivers, json, only } => bench::run(seed, drivers, json.as_deref(), only),
         Command::Demo { image, make, drivers, json } => demo::run(&image, make, drivers, json.as_deref()),
     };
     result.unwrap_or_else(|error| {

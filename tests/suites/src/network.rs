@@ -84,8 +84,8 @@ impl VifSpec {
         Self {
             index,
             mac: Some(MACS[index as usize % MACS.len()]),
-            mtu: None,
-            trusted: None,
+            mtu: Some(1500),
+            trusted: Some(true),
             queues: Some(2),
             sg: true,
             gso: true,

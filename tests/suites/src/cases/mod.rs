@@ -12,7 +12,7 @@ mod net;
 mod net_churn;
 mod net_faults;
 mod net_hostile;
-mod net_load;
+pub mod net_load;
 mod net_offload;
 mod net_rss;
 mod scsi;
