@@ -1,0 +1,126 @@
+#!/bin/sh
+# The installer's life under Wine: refused, installed, damaged, installed again, taken away. Takes the installer that
+# `cargo xtask dist` made, and the bcdedit of tests/bcd-model for Windows. Needs wine, wine64 and gcc-mingw-w64-x86-64-win32.
+# Wine has no driver store of its own: newdev.c stands in. What is checked is files, registry, services, the boot store and
+# exit codes.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+top=$here/../../..
+installer=${1:-$(ls "$top"/target/dist/release/xen-pv-*-setup.exe)}
+bcdedit=${2:-$top/target/dist/x64-programs/bcdedit.exe}
+export WINEPREFIX="$(mktemp -d)" WINEDEBUG=-all
+export WINEDLLOVERRIDES='mscoree=;mshtml=;winemenubuilder.exe=;newdev=n'
+trap 'wineserver -k 2>/dev/null || true; sleep 1; rm -rf "$WINEPREFIX"' EXIT
+timeout 300 wineboot -i >/dev/null 2>&1
+wineserver -w
+drive=$WINEPREFIX/drive_c
+system=$drive/windows/system32
+x86_64-w64-mingw32-gcc -shared -O1 -o "$system/bcryptprimitives.dll" \
+    "$here/../../../shutdownmon/tests/wine/bcryptprimitives.c" -ladvapi32
+x86_64-w64-mingw32-gcc -Wall -shared -O1 -o "$system/newdev.dll" "$here/newdev.c" -ladvapi32
+cp "$bcdedit" "$system/bcdedit.exe"
+cp "$installer" "$drive/installer.exe"
+root="$drive/Program Files/Xen PV"
+
+fail() {
+    echo "FAILED: $1"
+    exit 1
+}
+
+# One program to its end, and its exit code, which Linux would cut to a byte.
+run() {
+    printf '@echo off\r\nstart /wait "" %s\r\necho code %%errorlevel%%\r\n' "$1" >"$drive/one.bat"
+    timeout 300 wine cmd /c 'c:\one.bat' >"$drive/one.txt" 2>&1 || true
+    wineserver -w
+    tr -d '\r' <"$drive/one.txt" | sed -n 's/^code //p'
+}
+
+expect() {
+    found=$(run "$1")
+    [ "$found" = "$2" ] || { cat "$drive/one.txt" "$drive/setup.log" 2>/dev/null; fail "$1: exit code $found, not $2"; }
+    printf '%s: %s\n' "$1" "$found"
+}
+
+# Files, the registry without the times of its keys, and the boot store. What Wine and this test write themselves is left
+# out: logs, and the empty keys that Wine makes where a store of certificates is opened.
+snapshot() {
+    (cd "$drive" && find . -mindepth 1 \( -path ./users -o -path ./windows/temp -o -name '*.log' -o -name 'one.*' \
+        -o -name 'setup.log' \) -prune -o -print | sort)
+    for hive in system user; do
+        sed -e 's/^\(\[.*\]\) [0-9]*$/\1/' -e '/^#time=/d' "$WINEPREFIX/$hive.reg" | grep -v \
+            -e '"DriverDateData"' -e 'SystemCertificates\]$' -e 'SystemCertificates.*\\\(Certificates\|CRLs\|CTLs\)\]$' \
+            -e '^$' || true
+    done
+    [ ! -f "$system/bcd.json" ] || grep -v '"copies"' "$system/bcd.json"
+}
+
+has() { [ -e "$root/$1" ] || fail "$1 is not there"; }
+registry() { grep -qi "$1" "$WINEPREFIX/system.reg" || fail "the registry has no $1"; }
+log='/LOG=C:\setup.log'
+all='/COMPONENTS=disk,stub,boot,service'
+
+# Wine is an old Windows until it is told otherwise.
+expect "C:\\installer.exe /S /TESTSIGNING $all $log" 3
+version='"HKLM\Software\Microsoft\Windows NT\CurrentVersion"'
+wine winecfg -v win10
+expect "reg add $version /v CurrentBuildNumber /d 19045 /f" 0
+# The boot store is made before the first look.
+expect '"C:\windows\system32\bcdedit.exe" /enum all /v' 0
+# Nothing is changed by what is refused: a test-signed package where Windows is not in its test mode, a wrong word.
+snapshot >"$WINEPREFIX/before"
+expect "C:\\installer.exe /S $all $log" 5
+grep -q 'signed for tests, and Windows is not in its test mode' "$drive/setup.log" || fail 'it does not say why'
+expect "C:\\installer.exe /S /TESTSIGNING /COMPONENTS=disk,floppy $log" 2
+# Another suite.
+expect 'reg add HKLM\System\CurrentControlSet\Services\xenbus /v ImagePath /d system32\drivers\xenbus.sys /f' 0
+expect "C:\\installer.exe /S /TESTSIGNING $all $log" 6
+grep -q 'found: service xenbus (system32.drivers.xenbus.sys)' "$drive/setup.log" || fail 'it does not say what it found'
+expect 'reg delete HKLM\System\CurrentControlSet\Services\xenbus /f' 0
+expect "C:\\installer.exe /S /TESTSIGNING /CHECK $all $log" 0
+snapshot >"$WINEPREFIX/refused"
+diff "$WINEPREFIX/before" "$WINEPREFIX/refused" || fail 'what was refused changed something'
+
+expect "C:\\installer.exe /S /TESTSIGNING $all $log" 3010
+for file in setup.exe shutdownmon.exe uninstall.exe manifest.json package.json drivers/xenpci/xenpci.inf; do has "$file"; done
+registry 'Uninstall\\\\Xen PV drivers\]'
+registry '"QuietUninstallString"'
+for service in xenpci xenvbd xenstub xenhide shutdownmon; do registry "Services\\\\\\\\$service\\]"; done
+grep -q xennet "$drive/newdev.log" && fail 'a component was installed that was not chosen'
+grep -q '"complete": true' "$root/manifest.json" || fail 'the manifest is not complete'
+registry '"Paravirtual"="{'
+grep -q 'NOGPLPV' "$system/bcd.json" || fail 'the default entry has no NOGPLPV'
+grep -q '"GPLPV"' "$system/bcd.json" || fail 'there is no entry with GPLPV'
+grep -q '^/copy {.*} /d Windows 10 (Xen PV drivers)$' "$system/bcd.log" || fail 'bcdedit was not asked for a copy'
+expect '"C:\Program Files\Xen PV\setup.exe" status' 0
+
+# Half of it is lost; the same installer makes it whole, with the records of the first.
+rm "$root/shutdownmon.exe" "$root/setup.exe" "$root/drivers/xenpci/xenpci.sys"
+sed -i 's/"complete": true/"complete": false/' "$root/manifest.json"
+expect "C:\\installer.exe /S /TESTSIGNING $all $log" 3010
+for file in setup.exe shutdownmon.exe drivers/xenpci/xenpci.sys; do has "$file"; done
+[ "$(grep -c Loader "$system/bcd.json")" = 2 ] || fail 'there are not two entries'
+
+# A package that is damaged: nothing is changed, and what is there goes on.
+cp -r "$root" "$drive/damaged"
+rm "$drive/damaged/manifest.json"
+printf x >>"$drive/damaged/drivers/xenvbd/xenvbd.sys"
+expect 'C:\damaged\setup.exe install --test-signing' 7
+# A newer version is there.
+sed -i 's/^  "version": "[0-9.]*"/  "version": "99.0.0"/' "$root/manifest.json"
+expect "C:\\installer.exe /S /TESTSIGNING $all $log" 8
+sed -i 's/"99.0.0"/"0.1.0"/' "$root/manifest.json"
+rm -r "$drive/damaged"
+
+expect "C:\\installer.exe /S /UNINSTALL $log" 3010
+snapshot >"$WINEPREFIX/after"
+diff "$WINEPREFIX/before" "$WINEPREFIX/after" || fail 'uninstalling left something'
+expect "C:\\installer.exe /S /UNINSTALL $log" 0
+
+# By the uninstaller that Windows lists. It goes on as a copy of itself, so it is started as one here.
+expect "C:\\installer.exe /S /TESTSIGNING $all $log" 3010
+cp "$root/uninstall.exe" "$drive/away.exe"
+expect 'C:\away.exe /S _?=C:\Program Files\Xen PV' 3010
+rm "$drive/away.exe"
+snapshot >"$WINEPREFIX/after"
+diff "$WINEPREFIX/before" "$WINEPREFIX/after" || fail 'the uninstaller left something'
+echo "the installer's life under Wine: ok"
