@@ -1,0 +1,27 @@
+//! PowerShell.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+use crate::network::Shell;
+
+/// Windows PowerShell, by its path: a program of the same name elsewhere on the search path is none of it.
+pub struct PowerShell;
+
+impl Shell for PowerShell {
+    fn run(&self, script: &str) -> anyhow::Result<String> {
+        let root = std::env::var_os("SystemRoot").context("Windows does not say where it is (SystemRoot)")?;
+        let program = PathBuf::from(root).join(r"System32\WindowsPowerShell\v1.0\powershell.exe");
+        let output = Command::new(program)
+            .args(["-NoProfile", "-NonInteractive", "-ExecutionPolicy", "Bypass", "-Command", script])
+            .stdin(Stdio::null())
+            .output()
+            .context("starting PowerShell")?;
+        if !output.status.success() {
+            bail!("PowerShell: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
