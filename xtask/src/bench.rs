@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what the drivers spend on one I/O. Builds what it needs and counts.
+//! `cargo xtask bench`: what the drivers spend on one I/O or packet. Builds what it needs and counts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,18 +24,23 @@ pub struct Args {
     /// Say which functions the instructions of each line were in
     #[arg(long)]
     profile: bool,
+    /// Only the rows of `disk` or of `network`
+    #[arg(long)]
+    only: Option<String>,
 }
 
 /// What the profile needs of the runner's figures.
 #[derive(Deserialize)]
 struct Report {
     lines: Vec<Line>,
+    network: Vec<Line>,
 }
 
 /// See [`Report`].
 #[derive(Deserialize)]
 struct Line {
     name: String,
+    #[serde(alias = "stepped_packets")]
     stepped_requests: u64,
     places: BTreeMap<String, BTreeMap<u32, u64>>,
 }
@@ -64,6 +69,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(json) = &json {
         command.arg("--json").arg(json);
     }
+    if let Some(only) = &args.only {
+        command.args(["--only", only]);
+    }
     let status = command.status().context("cannot start the runner")?;
     if let Some(json) = json.filter(|_| args.profile) {
         profile(&drivers, &json)?;
@@ -71,10 +79,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(u8::try_from(code).unwrap_or(1))))
 }
 
-/// Prints how many instructions of a request each function took, the most expensive first.
+/// Prints how many instructions of a request or packet each function took, the most expensive first.
 fn profile(drivers: &Path, json: &Path) -> anyhow::Result<()> {
     let report: Report = serde_json::from_slice(&std::fs::read(json)?).context("the runner's figures")?;
-    for line in report.lines {
+    for line in report.lines.into_iter().chain(report.network) {
         let mut functions: BTreeMap<String, u64> = BTreeMap::new();
         for (image, places) in &line.places {
             let driver = image.trim_end_matches(".sys");
@@ -86,7 +94,7 @@ fn profile(drivers: &Path, json: &Path) -> anyhow::Result<()> {
         }
         let mut functions: Vec<(String, u64)> = functions.into_iter().collect();
         functions.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        println!("{}: instructions per request, by function", line.name);
+        println!("{}: instructions of each, by function", line.name);
         for (name, count) in functions.iter().take(SHOWN) {
             println!("  {:>8.1}  {name}", *count as f64 / line.stepped_requests as f64);
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 use crate::overlay::Overlay;
-use crate::toolchain::TARGET;
+use crate::toolchain::{self, TARGET};
 use crate::workspace::{relative, write, write_if_changed};
 use crate::{inf, lint_image, reproducible, workspace};
 
@@ -53,6 +53,29 @@ pub fn all() -> anyhow::Result<()> {
 /// Where a build fails or the two differ.
 pub fn check_reproducible() -> anyhow::Result<()> {
     reproducible::check(Profile::Release, &[])
+}
+
+/// Has clippy look at the drivers as they are for Windows. `None`: their toolchain has no clippy.
+///
+/// # Errors
+/// Where the toolchain is not complete, or clippy finds something.
+pub fn lint() -> anyhow::Result<Option<()>> {
+    let root = workspace::root();
+    let output = root.join("target/kernel");
+    let overlay = Overlay::make(&root, &output, Profile::Release.name())?;
+    let Some(clippy) = overlay.clippy() else { return Ok(None) };
+    let names = driver_names()?;
+    let mut cargo = overlay.cargo();
+    toolchain::lint_with(&mut cargo, &clippy);
+    cargo
+        .args(["check", "--target", TARGET, "--profile", Profile::Release.name(), "--target-dir"])
+        .arg(&output)
+        .args(names.iter().flat_map(|name| ["--package", name]))
+        .current_dir(&root);
+    if !cargo.status().context("cannot start cargo")?.success() {
+        bail!("clippy finds fault with a driver, see above");
+    }
+    Ok(Some(()))
 }
 
 /// The names of the drivers.

@@ -3,8 +3,10 @@
 
 mod catalog;
 mod inf;
+mod installer;
 mod judge;
 mod media;
+mod outsiders;
 mod sbom;
 mod sign;
 
@@ -56,6 +58,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let packages = packages(&built)?;
     if args.check {
         test()?;
+        test_installer(&release, &packages)?;
+        if let Some(said) = by_signify()? {
+            println!("signify: {said}");
+        }
         return Ok(ExitCode::SUCCESS);
     }
     check_infs(&packages)?;
@@ -119,6 +125,38 @@ pub fn test() -> anyhow::Result<()> {
         bail!("{held} signed files, not an image and a catalog for each of {} packages", packages.len());
     }
     println!("signed: {held} signatures hold, and none of them after a byte was changed");
+    Ok(())
+}
+
+/// What signify says of the packages; none where it is not there, which is printed.
+///
+/// # Errors
+/// The first signature that does not hold, or holds after a byte was changed.
+pub fn by_signify() -> anyhow::Result<Option<String>> {
+    let packages = packages(&workspace::root().join("target/dist/x64"))?;
+    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    let signer = Signer::test(&folder.path().join("certificate"))?;
+    let signed = folder.path().join("signed");
+    make(&Release::read()?, &packages, &[], &signer, &signed)?;
+    let authority = signer.to_trust().context("the test certificate has no authority")?.with_extension("pem");
+    outsiders::signify(&signed.join("drivers"), &authority)
+}
+
+/// That the installer is the same bytes twice, and that the signatures of programs and installer hold.
+fn test_installer(release: &Release, packages: &[PathBuf]) -> anyhow::Result<()> {
+    let programs = programs::build()?;
+    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    let signed = folder.path().join("signed");
+    let signer = Signer::test(&folder.path().join("certificate"))?;
+    make(release, packages, &programs, &signer, &signed)?;
+    installer::test(&release.version, &signed.join("drivers"), &programs, folder.path())?;
+    let authority = signer.to_trust().context("the test certificate has no authority")?.with_extension("pem");
+    // Each program, and the installer.
+    let held = judge::programs(&signed, &authority)?;
+    if held != programs.len() + 1 {
+        bail!("{held} signed programs, not {} and the installer", programs.len());
+    }
+    println!("programs: {held} signatures hold, and none of them after a byte was changed");
     Ok(())
 }
 
@@ -248,6 +286,13 @@ fn make(
         let name = program.file_name().unwrap_or_default();
         write(&staging.join(name), &std::fs::read(out.join("programs").join(name))?)?;
     }
+    // Windows installs nothing that is not signed.
+    if !programs.is_empty() && !matches!(signer, Signer::None) {
+        let (work, setup) = (out.join("setup"), out.join(format!("{stem}-setup.exe")));
+        installer::make(&release.version, &drivers, &out.join("programs"), signer, &work, &add(setup.clone()))?;
+        std::fs::remove_dir_all(&work)?;
+        write(&staging.join(format!("{stem}-setup.exe")), &std::fs::read(&setup)?)?;
+    }
     if let Some(certificate) = signer.to_trust() {
         let bytes = std::fs::read(&certificate)?;
         write(&staging.join("test-authority.cer"), &bytes)?;
@@ -272,7 +317,10 @@ fn make(
         std::fs::remove_dir_all(&folder)?;
     }
     media::symbols(packages, &add(out.join(format!("{stem}-symbols.zip"))))?;
-    let names: Vec<String> = packages.iter().map(|package| name_of(package)).collect();
+    let mut names: Vec<String> = packages.iter().map(|package| name_of(package)).collect();
+    if !programs.is_empty() {
+        names.extend(programs::package_names().map(str::to_owned));
+    }
     let bill = serde_json::to_string_pretty(&sbom::write(&release.version, &names)?)?;
     write(&add(out.join(format!("{stem}.cdx.json"))), bill.as_bytes())?;
     write(&add(out.join("SHA256SUMS")), sums(out)?.as_bytes())?;

@@ -24,6 +24,7 @@ struct Foreign {
 const DRIVERS: &[Foreign] = &[
     Foreign { name: "fkit", needs: &[], private: &["DllInitialize", "DllUnload"] },
     Foreign { name: "fnull", needs: &["fkit"], private: &[] },
+    Foreign { name: "fkern", needs: &[], private: &[] },
     Foreign { name: "fseh", needs: &[], private: &[] },
     Foreign { name: "fbus", needs: &[], private: &[] },
     Foreign { name: "ffunc", needs: &[], private: &[] },

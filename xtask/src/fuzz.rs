@@ -69,7 +69,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         std::fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
         println!("== {name}, {} s", args.seconds);
         let status = Command::new(out.join(HOST).join("release").join(name))
-            .args([&format!("-max_total_time={}", args.seconds), "-print_final_stats=1", "-print_funcs=0", "-verbosity=0", "."])
+            .args([
+                &format!("-max_total_time={}", args.seconds),
+                "-print_final_stats=1",
+                "-print_funcs=0",
+                "-verbosity=0",
+                ".",
+            ])
             .current_dir(&corpus)
             .status()
             .with_context(|| format!("cannot start {name}"))?;

@@ -4,11 +4,13 @@
 //! [`image`] makes the dom0, once; [`guest`] builds the guest kernel and dom0's agent; [`machine`] is QEMU; [`follow`]
 //! reads its console. Everything of a run is collected below `target/lab/<run>/`.
 
+mod bench;
 mod follow;
 mod guest;
 mod image;
 mod machine;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,7 +20,7 @@ use anyhow::{Context, bail};
 use crate::symbolize::Symbols;
 use crate::{packages, workspace};
 use follow::{Outcome, Progress};
-use machine::Machine;
+use machine::{Clock, Machine};
 
 /// Seconds from QEMU's start until dom0's toolstack must be there. It takes 12 on an idle machine.
 const BOOT_LIMIT: u64 = 180;
@@ -26,6 +28,10 @@ const BOOT_LIMIT: u64 = 180;
 const TIMEOUT: u64 = 1800;
 /// Free bytes that a run needs below `target/`.
 const RUN_BYTES: u64 = 300 << 20;
+/// Fewer free bytes than these end it: QEMU writes its console no more then.
+const LAST_BYTES: u64 = 4 << 20;
+/// How often the free bytes are counted.
+const SPACE_LOOK: Duration = Duration::from_secs(5);
 
 /// Arguments of `cargo xtask lab`.
 #[derive(clap::Args)]
@@ -57,6 +63,26 @@ pub struct Args {
     /// Write every result to this file as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    comparison: bench::Options,
+}
+
+impl Args {
+    /// What no argument means.
+    fn plain() -> Self {
+        Self {
+            suite: Vec::new(),
+            list: false,
+            full: false,
+            config: None,
+            drivers: None,
+            keep: false,
+            timeout: TIMEOUT,
+            seed: 1,
+            json: None,
+            comparison: bench::Options::default(),
+        }
+    }
 }
 
 /// A line of `tests/lab/cases.txt`.
@@ -86,6 +112,9 @@ fn cases() -> anyhow::Result<Vec<Case>> {
 /// # Errors
 /// Where the lab itself does not work; a case that fails is exit code 1.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.comparison.bench {
+        return bench::run(args);
+    }
     let mut chosen = cases()?;
     if !args.suite.is_empty() {
         let names: Vec<String> = chosen.iter().map(|case| case.name.clone()).collect();
@@ -123,6 +152,14 @@ fn passed(outcomes: &[Outcome]) -> usize {
     outcomes.iter().filter(|outcome| outcome.passed).count()
 }
 
+/// Has clippy look at the lab's programs. `None`: there is no clippy.
+///
+/// # Errors
+/// A tool that is missing, or what clippy finds.
+pub fn lint() -> anyhow::Result<Option<()>> {
+    guest::lint()
+}
+
 /// Runs the default cases with our drivers, which are built already: how many passed, how many failed.
 ///
 /// # Errors
@@ -130,17 +167,7 @@ fn passed(outcomes: &[Outcome]) -> usize {
 pub fn run_default() -> anyhow::Result<(usize, usize)> {
     let mut chosen = cases()?;
     chosen.retain(|case| case.default);
-    let args = Args {
-        suite: Vec::new(),
-        list: false,
-        full: false,
-        config: None,
-        drivers: None,
-        keep: false,
-        timeout: TIMEOUT,
-        seed: 1,
-        json: None,
-    };
+    let args = Args::plain();
     let outcomes = run_cases(&args, &chosen)?;
     let passed = passed(&outcomes);
     Ok((passed, outcomes.len() - passed))
@@ -150,20 +177,28 @@ pub fn run_default() -> anyhow::Result<(usize, usize)> {
 fn run_cases(args: &Args, chosen: &[Case]) -> anyhow::Result<Vec<Outcome>> {
     let target = workspace::root().join("target");
     packages::ensure(&[&packages::QEMU])?;
+    need_space(&target, RUN_BYTES)?;
     let drivers = args.drivers.clone().unwrap_or_else(|| target.join("dist/x64"));
+    let alone = one_at_a_time(&target.join("lab"))?;
     let image = image::make()?;
     let programs = guest::build()?;
-    need_space(&target, RUN_BYTES)?;
-    let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let folder = target.join(format!("lab/run-{stamp}"));
-    std::fs::create_dir_all(&folder)?;
+    let folder = run_folder(&target.join("lab"))?;
     stage(args, chosen, &drivers, &programs, &folder)?;
+    drop(alone);
     println!("== lab: {} cases, everything of the run in {}", chosen.len(), workspace::relative(&folder));
     let symbols = Symbols::new(&drivers);
-    let mut machine = Machine::start(&image, &folder, args.keep)?;
+    let mut machine = Machine::start(&image, &folder, args.keep, Clock::Host)?;
     let mut progress = Progress::default();
-    let end = follow(&mut machine, &mut progress, chosen.len(), args, &symbols)?;
-    if args.keep && end == End::Done {
+    let early = follow(&mut machine, &mut progress, chosen.len(), args, &symbols)?;
+    if let Some(why) = &early {
+        println!("{why}; the last lines of its console:");
+        for line in machine.tail(25) {
+            println!("    | {}", symbols.resolve(&line));
+        }
+        print!("{}", machine.errors());
+    }
+    if args.keep && early.is_none() {
+        machine.leave();
         println!("dom0 is still there (process {}). A shell in it: socat - UNIX:{}", machine.id(), machine.shell());
         println!("the guests' and Xen's console: {}", workspace::relative(&folder.join("console.log")));
     } else {
@@ -171,25 +206,55 @@ fn run_cases(args: &Args, chosen: &[Case]) -> anyhow::Result<Vec<Outcome>> {
     }
     collect(&folder, args.keep);
     progress.write_consoles(&folder)?;
-    if progress.outcomes().is_empty() && end != End::Done {
-        bail!("the lab stopped before the first result, at the step `{}`", progress.step());
+    if let Some(why) = early.as_ref().filter(|_| progress.outcomes().is_empty()) {
+        bail!("the lab stopped before the first result: {why}");
     }
     let names: Vec<String> = chosen.iter().map(|case| case.name.clone()).collect();
     let printed = progress.outcomes().len();
-    let outcomes = progress.finish(&names, &std::fs::read_to_string(folder.join("results")).unwrap_or_default());
+    let left = std::fs::read_to_string(folder.join("results")).unwrap_or_default();
+    let outcomes = progress.finish(&names, &left, early.as_deref().unwrap_or("the console ended"));
     for outcome in &outcomes[printed..] {
         report(outcome);
     }
     Ok(outcomes)
 }
 
-/// Fails where a file system has less than `bytes` left.
-fn need_space(folder: &Path, bytes: u64) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder)?;
+/// Waits until no other run makes the image or the programs; until the file is dropped, none does.
+fn one_at_a_time(folder: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
+}
+
+/// A new folder for what a run leaves.
+fn run_folder(lab: &Path) -> anyhow::Result<PathBuf> {
+    let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    for number in 0.. {
+        let more = if number == 0 { String::new() } else { format!("-{number}") };
+        let folder = lab.join(format!("run-{stamp}{more}"));
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot make {}", folder.display())),
+        }
+    }
+    bail!("every folder of this second is taken")
+}
+
+/// Free bytes of the file system that a folder is on.
+fn free_bytes(folder: &Path) -> anyhow::Result<u64> {
     let output = Command::new("df").args(["--output=avail", "-B1"]).arg(folder).output().context("cannot start df")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let free = text.lines().nth(1).and_then(|line| line.trim().parse().ok());
-    let free: u64 = free.with_context(|| format!("df does not say what is free: {text}"))?;
+    free.with_context(|| format!("df does not say what is free: {text}"))
+}
+
+/// Fails where a file system has less than `bytes` left.
+fn need_space(folder: &Path, bytes: u64) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let free = free_bytes(folder)?;
     if free < bytes {
         let mib = |bytes: u64| bytes >> 20;
         bail!("{} has {} MiB free, the lab needs {} MiB there", folder.display(), mib(free), mib(bytes));
@@ -234,30 +299,16 @@ fn tar(folder: &Path, file: &Path, options: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Why the console is read no longer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// Every case has its result.
-    Done,
-    /// The machine went off, or was killed, before.
-    Early,
-}
-
-/// Reads the console until every case has a result, the machine ends, or time is up.
+/// Reads the console until every case has a result, or the machine ends, time is up or the disk is full: why, then.
 fn follow(
     machine: &mut Machine,
     progress: &mut Progress,
     cases: usize,
     args: &Args,
     symbols: &Symbols,
-) -> anyhow::Result<End> {
+) -> anyhow::Result<Option<String>> {
     let start = Instant::now();
-    let broken = |machine: &Machine, why: &str| {
-        println!("{why}; the last lines of its console:");
-        for line in machine.tail(25) {
-            println!("    | {}", symbols.resolve(&line));
-        }
-    };
+    let mut looked = start;
     loop {
         // Asked first, so that what was printed last is read.
         let ended = machine.ended()?;
@@ -272,21 +323,24 @@ fn follow(
         }
         let all = progress.outcomes().len() == cases;
         if all && (args.keep || ended.is_some()) {
-            return Ok(End::Done);
+            return Ok(None);
         }
         if let Some(status) = ended {
-            broken(machine, &format!("QEMU ended ({status}) while {}", progress.step()));
-            print!("{}", machine.errors());
-            return Ok(End::Early);
+            return Ok(Some(format!("QEMU ended ({status}) while {}", progress.step())));
         }
         let spent = start.elapsed();
         if spent > Duration::from_secs(args.timeout) {
-            broken(machine, &format!("killed after {} s while {}", args.timeout, progress.step()));
-            return Ok(End::Early);
+            return Ok(Some(format!("killed after {} s while {}", args.timeout, progress.step())));
         }
         if !progress.is_ready() && spent > Duration::from_secs(BOOT_LIMIT) {
-            broken(machine, &format!("dom0 is not there after {BOOT_LIMIT} s; killed while {}", progress.step()));
-            return Ok(End::Early);
+            return Ok(Some(format!("dom0 is not there after {BOOT_LIMIT} s; killed while {}", progress.step())));
+        }
+        if looked.elapsed() > SPACE_LOOK {
+            looked = Instant::now();
+            if free_bytes(machine.folder())? < LAST_BYTES {
+                let full = workspace::relative(machine.folder());
+                return Ok(Some(format!("no disk space is left for {full}; killed while {}", progress.step())));
+            }
         }
         std::thread::sleep(Duration::from_millis(200));
     }
@@ -339,5 +393,81 @@ mod tests {
         assert!(need_space(&folder, 1).is_ok());
         let error = need_space(&folder, u64::MAX).expect_err("nobody has so much");
         assert!(error.to_string().contains("MiB free"), "{error}");
+    }
+
+    /// A folder that is gone when the test is over.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("lab-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).expect("a folder");
+            Self(folder)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Follows a shell script that stands for QEMU: why it was followed no longer, and what was seen.
+    #[cfg(unix)]
+    fn follow_script(folder: &Path, script: &str, timeout: u64) -> (Option<String>, Progress, Machine) {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).current_dir(folder);
+        let mut machine = Machine::spawn(&mut command, folder).expect("sh starts");
+        let mut progress = Progress::default();
+        let args = Args { timeout, ..Args::plain() };
+        let early =
+            follow(&mut machine, &mut progress, 1, &args, &Symbols::new(folder)).expect("the console is readable");
+        (early, progress, machine)
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_machine_that_dies_is_told_with_its_step() {
+        for (console, step) in [
+            ("", "QEMU starts"),
+            ("(XEN) Xen version 4.17.7", "Xen and the dom0 kernel boot"),
+            ("lab: toolstack", "dom0's toolstack starts"),
+            ("lab: ready", "the cases run"),
+        ] {
+            let scratch = Scratch::new("dies");
+            let script = format!("echo '{console}' >console.log; echo trouble >&2; kill -9 $$");
+            let (early, _, machine) = follow_script(&scratch.0, &script, 60);
+            assert_eq!(early, Some(format!("QEMU ended (signal: 9 (SIGKILL)) while {step}")));
+            assert_eq!(machine.errors(), "trouble\n");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_machine_that_hangs_is_killed() {
+        let scratch = Scratch::new("hangs");
+        let (early, progress, machine) = follow_script(&scratch.0, "echo 'lab: ready' >console.log; exec sleep 600", 1);
+        assert_eq!(early.as_deref(), Some("killed after 1 s while the cases run"));
+        let process = PathBuf::from(format!("/proc/{}", machine.id()));
+        assert!(process.exists());
+        drop(machine);
+        assert!(!process.exists(), "it still runs");
+        let outcomes = progress.finish(&["lab/hash".to_owned()], "", &early.expect("the reason"));
+        assert_eq!(outcomes[0].text, "no result: killed after 1 s while the cases run");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_machine_that_ends_after_its_results_is_done() {
+        let scratch = Scratch::new("ends");
+        let (early, progress, _) = follow_script(&scratch.0, "echo 'lab-result a/b 1.0 passed' >console.log", 60);
+        assert_eq!((early, passed(progress.outcomes())), (None, 1));
+    }
+
+    #[test]
+    fn runs_of_one_second_have_folders_of_their_own() {
+        let scratch = Scratch::new("folders");
+        let folders: Vec<PathBuf> = (0..3).map(|_| run_folder(&scratch.0).expect("a folder")).collect();
+        assert!(folders[0] != folders[1] && folders[1] != folders[2] && folders[0] != folders[2], "{folders:?}");
     }
 }

@@ -107,8 +107,12 @@ fn symlink(from: &Path, to: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(from, to)
 }
 
+/// Lets a file be started as a program.
+///
+/// # Errors
+/// Its permissions cannot be changed.
 #[cfg(unix)]
-fn make_executable(path: &Path) -> anyhow::Result<()> {
+pub fn make_executable(path: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
 }
@@ -118,8 +122,12 @@ fn symlink(_: &Path, _: &Path) -> std::io::Result<()> {
     Err(std::io::ErrorKind::Unsupported.into())
 }
 
+/// Lets a file be started as a program.
+///
+/// # Errors
+/// None: there is nothing to do.
 #[cfg(not(unix))]
-fn make_executable(_: &Path) -> anyhow::Result<()> {
+pub fn make_executable(_: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 

@@ -61,6 +61,11 @@ impl Overlay {
         Ok(Self { toolchain, kit, config, lock, complete })
     }
 
+    /// The clippy of its toolchain, if it is installed.
+    pub fn clippy(&self) -> Option<PathBuf> {
+        self.toolchain.clippy()
+    }
+
     /// Cargo with the overlay. Where a build with the same lock file has been through, cargo neither asks the registry nor
     /// speaks of what it does.
     pub fn cargo(&self) -> Command {

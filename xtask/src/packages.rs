@@ -74,6 +74,8 @@ pub const OPENSSL: Requirement =
 /// What signs.
 pub const OSSLSIGNCODE: Requirement =
     Requirement { purpose: "signatures", package: "osslsigncode", probe: "/usr/bin/osslsigncode" };
+/// What makes the installer.
+pub const MAKENSIS: Requirement = Requirement { purpose: "the installer", package: "nsis", probe: "/usr/bin/makensis" };
 /// What makes ISO images.
 pub const XORRISO: Requirement =
     Requirement { purpose: "the ISO image", package: "xorriso", probe: "/usr/bin/xorriso" };

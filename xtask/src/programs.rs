@@ -9,12 +9,20 @@ use crate::packages::{self, MINGW_GCC};
 use crate::toolchain;
 use crate::workspace::{self, relative, write_if_changed};
 
-/// The programs.
-const PROGRAMS: [&str; 1] = ["shutdownmon"];
+/// The programs: package and file.
+const PROGRAMS: [(&str, &str); 3] = [("shutdownmon", "shutdownmon"), ("xentool", "xentool"), ("installer", "setup")];
+/// What the tests under Wine need beside them; it is not shipped.
+const FOR_TESTS: [(&str, &str); 1] = [("bcd-model", "bcdedit")];
 /// The target that they are built for, on a host that is not Windows.
 const TARGET: &str = "x86_64-pc-windows-gnu";
 
-/// Builds every program and puts it below `target/dist/x64-programs`. The same source makes the same bytes.
+/// The workspace's packages that the programs are made of.
+pub fn package_names() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.into_iter().map(|(package, _)| package)
+}
+
+/// Builds every program and puts it below `target/dist/x64-programs`; those that are shipped. The same source makes the same
+/// bytes.
 ///
 /// # Errors
 /// Where a tool is absent or a program does not compile.
@@ -27,27 +35,54 @@ pub fn build() -> anyhow::Result<Vec<PathBuf>> {
         cargo
     } else {
         packages::ensure(&[&MINGW_GCC])?;
-        let mut cargo = toolchain::debian_user_mode()?;
+        let mut cargo = toolchain::debian_user_mode("build")?;
         cargo.current_dir(&root).args(["--target", TARGET]).env("CARGO_ENCODED_RUSTFLAGS", flags(&root));
         cargo
     };
     cargo.args(["--release", "--target-dir"]).arg(&target);
-    cargo.args(PROGRAMS.iter().flat_map(|name| ["--package", name]));
-    println!("compile: {} (for Windows)", PROGRAMS.join(", "));
+    cargo.args(PROGRAMS.iter().chain(&FOR_TESTS).flat_map(|(package, _)| ["--package", package]));
+    println!("compile: {} (for Windows)", PROGRAMS.map(|(package, _)| package).join(", "));
     if !cargo.status().context("cannot start cargo")?.success() {
         bail!("compile: cargo failed, see above");
     }
     let built = if cfg!(windows) { target.join("release") } else { target.join(TARGET).join("release") };
-    PROGRAMS
-        .iter()
-        .map(|name| {
-            let from = built.join(format!("{name}.exe"));
-            let content = std::fs::read(&from).with_context(|| format!("cannot read {}", relative(&from)))?;
-            let to = root.join("target/dist/x64-programs").join(format!("{name}.exe"));
-            write_if_changed(&to, &content)?;
-            Ok(to)
-        })
-        .collect()
+    let put = |(_, name): &(&str, &str)| {
+        let from = built.join(format!("{name}.exe"));
+        let content = std::fs::read(&from).with_context(|| format!("cannot read {}", relative(&from)))?;
+        let to = root.join("target/dist/x64-programs").join(format!("{name}.exe"));
+        write_if_changed(&to, &content)?;
+        Ok(to)
+    };
+    FOR_TESTS.iter().try_for_each(|program| put(program).map(drop))?;
+    PROGRAMS.iter().map(put).collect()
+}
+
+/// Has clippy look at the programs as they are for Windows. `None`: there is no clippy.
+///
+/// # Errors
+/// Where a tool is absent, or clippy finds something.
+pub fn lint() -> anyhow::Result<Option<()>> {
+    let root = workspace::root();
+    let mut cargo = if cfg!(windows) {
+        let mut cargo = workspace::cargo();
+        cargo.arg("clippy");
+        cargo
+    } else {
+        let Some(clippy) = toolchain::debian_clippy() else { return Ok(None) };
+        let mut cargo = toolchain::debian_user_mode("check")?;
+        toolchain::lint_with(&mut cargo, &clippy);
+        cargo.args(["--target", TARGET]);
+        cargo
+    };
+    cargo.current_dir(&root).args(["--release", "--target-dir"]).arg(root.join("target/programs"));
+    cargo.args(PROGRAMS.iter().chain(&FOR_TESTS).flat_map(|(package, _)| ["--package", package]));
+    if cfg!(windows) {
+        cargo.args(["--", "-D", "warnings"]);
+    }
+    if !cargo.status().context("cannot start cargo")?.success() {
+        bail!("clippy finds fault with a program for Windows, see above");
+    }
+    Ok(Some(()))
 }
 
 /// Flags that keep this machine's paths and the clock out of the programs.

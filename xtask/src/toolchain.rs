@@ -13,6 +13,9 @@ use crate::packages::{self, CARGO, CLANG_HEADERS, LIBCLANG, LLD, MINGW, RUST_SRC
 /// The target that drivers are built for.
 pub const TARGET: &str = "x86_64-pc-windows-msvc";
 
+/// What clippy is called beside a compiler.
+const CLIPPY: &str = "clippy-driver";
+
 /// A compiler and linker for [`TARGET`] on a host without the Windows Driver Kit.
 pub struct Toolchain {
     /// One line about it, for the build's output.
@@ -39,6 +42,11 @@ impl Toolchain {
         }
     }
 
+    /// The clippy of the same release, if it is installed.
+    pub fn clippy(&self) -> Option<PathBuf> {
+        Some(self.rustc.with_file_name(CLIPPY)).filter(|file| file.exists())
+    }
+
     /// This toolchain's cargo with nothing in its environment that this process got from another one. Unstable options
     /// are allowed: build-std and a lock file of one's own are such.
     pub fn cargo(&self) -> Command {
@@ -52,6 +60,11 @@ impl Toolchain {
     }
 }
 
+/// Makes a cargo check with clippy in the compiler's place for the crates of the workspace; a warning is an error.
+pub fn lint_with(cargo: &mut Command, clippy: &Path) {
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", clippy).env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
+}
+
 /// A program with nothing in its environment that this process got from another toolchain.
 fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
@@ -63,15 +76,20 @@ fn clean(program: &Path) -> Command {
     command
 }
 
-/// `cargo build` of Debian's compiler for programs of user mode: the standard library from source.
+/// Debian's clippy, if it is installed.
+pub fn debian_clippy() -> Option<PathBuf> {
+    Some(RUSTC.path().with_file_name(CLIPPY)).filter(|file| file.exists())
+}
+
+/// `cargo build` or another verb of Debian's compiler for programs of user mode: the standard library from source.
 ///
 /// # Errors
 /// [`packages::Missing`].
-pub fn debian_user_mode() -> anyhow::Result<Command> {
+pub fn debian_user_mode(verb: &str) -> anyhow::Result<Command> {
     packages::ensure(&[&RUSTC, &CARGO, &RUST_SRC])?;
     let mut command = clean(CARGO.path());
     command.env("RUSTC", RUSTC.path()).env("RUSTC_BOOTSTRAP", "1");
-    command.args(["build", "--locked", "-Zbuild-std=std,panic_abort"]);
+    command.args([verb, "--locked", "-Zbuild-std=std,panic_abort"]);
     Ok(command)
 }
 

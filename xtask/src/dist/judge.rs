@@ -31,6 +31,27 @@ fn tampered(file: &Path, folder: &Path) -> anyhow::Result<std::path::PathBuf> {
     Ok(copy)
 }
 
+/// Verifies every program below `folder`, and that each is refused once a byte of it is another. How many there were.
+///
+/// # Errors
+/// The first that does not hold, or holds although it was tampered with.
+pub fn programs(programs: &Path, authority: &Path) -> anyhow::Result<usize> {
+    packages::ensure(&[&OSSLSIGNCODE])?;
+    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    let mut looked_at = 0;
+    for file in files_below(programs)?.into_iter().filter(|file| file.extension() == Some("exe".as_ref())) {
+        let file = programs.join(file);
+        looked_at += 1;
+        if !holds(&file, authority, None)? {
+            bail!("the signature of {} does not hold", file.display());
+        }
+        if holds(&tampered(&file, folder.path())?, authority, None)? {
+            bail!("{} holds although it was tampered with", file.display());
+        }
+    }
+    Ok(looked_at)
+}
+
 /// Verifies every image and catalog of the packages below `drivers`, each image also as its catalog's member; and that each
 /// is refused once a byte of it is another. How many files were looked at.
 ///

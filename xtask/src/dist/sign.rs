@@ -29,6 +29,21 @@ pub struct Certificate {
     pub timestamp: Option<String>,
 }
 
+impl Certificate {
+    /// The signing program, but for what is signed.
+    fn command(&self) -> Command {
+        let mut command = Command::new(OSSLSIGNCODE.path());
+        command.args(["sign", "-h", "sha256", "-certs"]).arg(&self.file).arg("-key").arg(&self.key);
+        if let Some(chain) = &self.chain {
+            command.arg("-ac").arg(chain);
+        }
+        if let Some(url) = &self.timestamp {
+            command.arg("-ts").arg(url);
+        }
+        command
+    }
+}
+
 /// The names of a test certificate's files.
 const AUTHORITY: &str = "test-authority";
 const SIGNER: &str = "test-signer";
@@ -81,17 +96,30 @@ impl Signer {
         packages::ensure(&[&OSSLSIGNCODE])?;
         let signed = file.with_extension("signed");
         let _ = std::fs::remove_file(&signed);
-        let mut command = Command::new(OSSLSIGNCODE.path());
-        command.args(["sign", "-h", "sha256", "-certs"]).arg(&given.file).arg("-key").arg(&given.key);
-        if let Some(chain) = &given.chain {
-            command.arg("-ac").arg(chain);
-        }
-        if let Some(url) = &given.timestamp {
-            command.arg("-ts").arg(url);
-        }
+        let mut command = given.command();
         command.arg("-in").arg(file).arg("-out").arg(&signed);
         run(&mut command).with_context(|| format!("signing {}", file.display()))?;
         std::fs::rename(&signed, file).with_context(|| format!("cannot replace {}", file.display()))
+    }
+
+    /// A script that signs the file named by its argument in its place, for a tool that makes what is to be signed in the
+    /// middle of its work. `None`: nothing is signed.
+    ///
+    /// # Errors
+    /// The script cannot be written.
+    pub fn script(&self, to: &Path) -> anyhow::Result<Option<PathBuf>> {
+        let Self::Certificate(given) = self else { return Ok(None) };
+        let command = given.command();
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let quoted: Vec<String> =
+            words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))).collect();
+        let text = format!(
+            "#!/bin/sh\nset -e\n{} -in \"$1\" -out \"$1.signed\" >/dev/null\nmv \"$1.signed\" \"$1\"\n",
+            quoted.join(" ")
+        );
+        crate::workspace::write(to, text.as_bytes())?;
+        crate::linker::make_executable(to)?;
+        Ok(Some(to.to_owned()))
     }
 
     /// The certificate that a user has to trust, as Windows imports it.

@@ -62,8 +62,11 @@ impl Progress {
     }
 
     /// What the machine does at the moment.
-    pub fn step(&self) -> &'static str {
-        self.step.unwrap_or("QEMU starts")
+    pub fn step(&self) -> String {
+        match (&self.current, self.step) {
+            (Some(case), _) => format!("{case} runs"),
+            (None, step) => step.unwrap_or("QEMU starts").to_owned(),
+        }
     }
 
     /// Whether the cases have begun.
@@ -98,9 +101,9 @@ impl Progress {
         Ok(())
     }
 
-    /// The results, with a failure for each case that has none. `left` is what the agent wrote beside its console,
-    /// where a line may have been lost.
-    pub fn finish(mut self, cases: &[String], left: &str) -> Vec<Outcome> {
+    /// The results, with a failure for each case that has none, for the reason `why`. `left` is what the agent wrote
+    /// beside its console, where a line may have been lost.
+    pub fn finish(mut self, cases: &[String], left: &str, why: &str) -> Vec<Outcome> {
         for case in cases {
             if self.outcomes.iter().any(|outcome| outcome.name == *case) {
                 continue;
@@ -110,7 +113,7 @@ impl Progress {
                 name: case.clone(),
                 passed: false,
                 seconds: 0.0,
-                text: "no result".to_owned(),
+                text: format!("no result: {why}"),
                 notes: Vec::new(),
             }));
         }
@@ -167,10 +170,10 @@ mod tests {
     fn a_case_without_a_result_has_failed() {
         let cases = ["lab/hash", "lab/grants", "lab/reboot"].map(str::to_owned);
         let progress = follow(&["lab-case lab/hash", "lab-result lab/hash 3.0 passed", "lab-result lab/grants"]);
-        let outcomes = progress.finish(&cases, "lab-result lab/reboot 9.0 passed reason 1\n");
+        let outcomes = progress.finish(&cases, "lab-result lab/reboot 9.0 passed reason 1\n", "time was up");
         let passed: Vec<bool> = outcomes.iter().map(|outcome| outcome.passed).collect();
         assert_eq!(passed, [true, false, true]);
-        assert_eq!(outcomes[1].text, "no result");
+        assert_eq!(outcomes[1].text, "no result: time was up");
     }
 
     #[test]
@@ -178,5 +181,6 @@ mod tests {
         assert_eq!(follow(&[]).step(), "QEMU starts");
         assert_eq!(follow(&["(XEN) Xen version 4.17.7"]).step(), "Xen and the dom0 kernel boot");
         assert!(!follow(&["lab: toolstack"]).is_ready());
+        assert_eq!(follow(&["lab: ready", "lab-case lab/hash"]).step(), "lab/hash runs");
     }
 }

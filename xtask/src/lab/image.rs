@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{packages, workspace};
 
 /// The files that decide what the image is.
-const INPUTS: [&str; 5] = ["build.sh", "packages", "init", "labinit", "block-fast"];
+const INPUTS: [&str; 6] = ["build.sh", "packages", "init", "labinit", "block-fast", "vif-fast"];
 
 /// Free bytes that building needs.
 const BUILD_BYTES: u64 = 2 << 30;
@@ -38,8 +38,12 @@ pub fn make() -> anyhow::Result<PathBuf> {
     }
     super::need_space(&folder, BUILD_BYTES)?;
     println!("== lab: building dom0, about 3 minutes");
-    let status =
-        Command::new("bash").arg(source.join("build.sh")).arg(&folder).status().context("cannot start bash")?;
+    // What a build that fails leaves must not pass for an image.
+    let _ = std::fs::remove_file(&mark);
+    // What it mounts is in a namespace of its own, and is gone with it however it ends.
+    let mut build = Command::new("unshare");
+    build.args(["--mount", "bash"]).arg(source.join("build.sh")).arg(&folder);
+    let status = build.status().context("cannot start unshare")?;
     if !status.success() {
         bail!("dom0 cannot be built; see {0}/debootstrap.log and {0}/apt.log", workspace::relative(&folder));
     }

@@ -2,7 +2,7 @@
 //! pitfalls in docs/lab.md.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -11,7 +11,16 @@ use anyhow::Context;
 use crate::packages::QEMU;
 
 /// Bytes of the disk that dom0 writes its evidence to.
-const RESULTS: u64 = 64 << 20;
+const RESULTS: usize = 64 << 20;
+
+/// What the machine's clocks count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The host's time.
+    Host,
+    /// The emulated processor's instructions, each taken for a nanosecond: what else the host does makes no difference.
+    Instructions,
+}
 
 /// A machine that runs.
 pub struct Machine {
@@ -29,10 +38,12 @@ impl Machine {
     ///
     /// # Errors
     /// QEMU does not start.
-    pub fn start(image: &Path, folder: &Path, keep: bool) -> anyhow::Result<Self> {
+    pub fn start(image: &Path, folder: &Path, keep: bool, clock: Clock) -> anyhow::Result<Self> {
         let (console, shell) = (folder.join("console.log"), folder.join("shell"));
-        let errors = folder.join("qemu-errors.log");
-        File::create(folder.join("results.tar"))?.set_len(RESULTS)?;
+        // In full, so that dom0 never finds that there is no room for it.
+        let results = folder.join("results.tar");
+        let written = File::create(&results).and_then(|mut file| file.write_all(&vec![0; RESULTS]));
+        written.with_context(|| format!("cannot write {}", results.display()))?;
         let xen = "com1=115200,8n1 console=com1 loglvl=info guest_loglvl=all noreboot dom0_mem=640M,max:640M \
                    dom0_max_vcpus=1 spec-ctrl=off xpti=off cpufreq=none";
         let keep_word = if keep { " labkeep" } else { "" };
@@ -41,8 +52,21 @@ impl Machine {
             image.join("vmlinux").display(),
             image.join("initrd.cpio").display()
         );
-        let mut command = Command::new(QEMU.path());
-        command.args(["-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35", "-smp", "1", "-m", "1536"]);
+        let mut command = if keep {
+            Command::new(QEMU.path())
+        } else {
+            // However this process ends, QEMU ends with it.
+            let mut command = Command::new("setpriv");
+            command.args(["--pdeathsig", "KILL"]).arg(QEMU.path());
+            command
+        };
+        match clock {
+            Clock::Host => command.args(["-accel", "tcg,thread=multi,tb-size=512"]),
+            Clock::Instructions => {
+                command.args(["-accel", "tcg,thread=single,tb-size=512", "-icount", "shift=0,sleep=off"])
+            }
+        };
+        command.args(["-machine", "q35", "-smp", "1", "-m", "1536"]);
         command.args(["-cpu", "EPYC,-smap,-monitor,-xsave,-rdtscp", "-nodefaults", "-no-reboot", "-display", "none"]);
         command.arg("-kernel").arg(image.join("xen")).args(["-append", xen, "-initrd", &dom0]);
         for (name, file, snapshot) in [
@@ -51,18 +75,35 @@ impl Machine {
             ("results", folder.join("results.tar"), "off"),
         ] {
             let drive = format!("file={},format=raw,if=none,id={name},snapshot={snapshot}", file.display());
-            command.args(["-drive", &drive, "-device", &format!("virtio-blk-pci,drive={name}")]);
+            // A full disk is an error that dom0 sees; by default QEMU would stop the machine there.
+            command.args(["-drive", &drive, "-device", &format!("virtio-blk-pci,drive={name},werror=report")]);
         }
-        let qemu = command
+        command
             .args(["-serial", &format!("file:{}", console.display())])
             .args(["-serial", &format!("unix:{},server=on,wait=off", shell.display())])
             .args(["-monitor", "none"])
+            // Where it puts what is written to the disks that stay as they are.
+            .env("TMPDIR", folder);
+        Self::spawn(&mut command, folder)
+    }
+
+    /// Starts a program that writes `console.log` in `folder`.
+    pub(super) fn spawn(command: &mut Command, folder: &Path) -> anyhow::Result<Self> {
+        let errors = folder.join("qemu-errors.log");
+        let create = |file: &Path| File::create(file).with_context(|| format!("cannot write {}", file.display()));
+        let qemu = command
             .stdin(Stdio::null())
-            .stdout(File::create(folder.join("qemu.log"))?)
-            .stderr(File::create(&errors)?)
+            .stdout(create(&folder.join("qemu.log"))?)
+            .stderr(create(&errors)?)
             .spawn()
             .context("cannot start QEMU")?;
-        Ok(Self { qemu, console, shell, errors, read: 0, partial: String::new(), kept: keep })
+        let (console, shell) = (folder.join("console.log"), folder.join("shell"));
+        Ok(Self { qemu, console, shell, errors, read: 0, partial: String::new(), kept: false })
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        self.console.parent().unwrap_or(Path::new("."))
     }
 
     /// QEMU's process.
@@ -109,9 +150,16 @@ impl Machine {
         Ok(self.qemu.try_wait()?)
     }
 
-    /// What QEMU printed as errors.
+    /// What QEMU printed as errors, without what it says at each start of features that its emulation lacks.
     pub fn errors(&self) -> String {
-        std::fs::read_to_string(&self.errors).unwrap_or_default()
+        let text = std::fs::read_to_string(&self.errors).unwrap_or_default();
+        let told = text.lines().filter(|line| !line.contains("TCG doesn't support requested feature"));
+        told.flat_map(|line| [line, "\n"]).collect()
+    }
+
+    /// Leaves QEMU running when this process is done.
+    pub fn leave(&mut self) {
+        self.kept = true;
     }
 
     /// Kills QEMU if it still runs.
