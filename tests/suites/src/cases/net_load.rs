@@ -13,8 +13,9 @@ use crate::net_guest::{IpAddress, NetError, Nic, Tcp};
 use crate::network::{Network, VifStats, datagram, datagram_number, port};
 use crate::packet::payload;
 
-/// Milliseconds of simulated time that a step of a transfer gets.
-pub const STEP_MS: u64 = 60_000;
+/// Milliseconds of simulated time that a step of a transfer gets: several times what smoltcp's retransmission timer grows
+/// to (60 seconds) where one outage after another eats what was sent.
+pub const STEP_MS: u64 = 200_000;
 /// Bytes written at a time.
 const PIECE: usize = 64 << 10;
 
