@@ -116,8 +116,8 @@ impl ReceivePool {
         Ok(made)
     }
 
-    /// Makes a packet of pages that the caller took, and puts it at the end of `batch`. False: it has none, or one that names no page; the pages are still the caller's.
-    /// IRQL <= DISPATCH_LEVEL.
+    /// Makes a packet of pages that the caller took, and puts it at the end of `batch`. False: it has none, or one that
+    /// names no page; the pages are still the caller's. IRQL <= DISPATCH_LEVEL.
     #[inline]
     pub fn push(
         &self,
