@@ -63,7 +63,7 @@ pub fn lint() -> anyhow::Result<Option<()>> {
     let root = workspace::root();
     let output = root.join("target/kernel");
     let overlay = Overlay::make(&root, &output, Profile::Release.name())?;
-    let Some(clippy) = overlay.clippy() else { return Ok(None) };
+    let Some(clippy) = overlay.clippy()? else { return Ok(None) };
     let names = driver_names()?;
     let mut cargo = overlay.cargo();
     toolchain::lint_with(&mut cargo, &clippy);

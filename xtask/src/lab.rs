@@ -156,7 +156,7 @@ fn passed(outcomes: &[Outcome]) -> usize {
 ///
 /// # Errors
 /// A tool that is missing, or what clippy finds.
-pub fn lint() -> anyhow::Result<Option<()>> {
+pub fn lint() -> anyhow::Result<()> {
     guest::lint()
 }
 

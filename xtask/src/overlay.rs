@@ -61,8 +61,11 @@ impl Overlay {
         Ok(Self { toolchain, kit, config, lock, complete })
     }
 
-    /// The clippy of its toolchain, if it is installed.
-    pub fn clippy(&self) -> Option<PathBuf> {
+    /// The clippy of its toolchain, as [`Toolchain::clippy`].
+    ///
+    /// # Errors
+    /// [`packages::Missing`](crate::packages::Missing).
+    pub fn clippy(&self) -> anyhow::Result<Option<PathBuf>> {
         self.toolchain.clippy()
     }
 

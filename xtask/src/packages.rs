@@ -28,6 +28,14 @@ pub const RUST_SRC: Requirement = Requirement {
 /// The linker of the same LLVM as Debian's compiler.
 pub const LLD: Requirement =
     Requirement { purpose: "the linker", package: "lld-22", probe: "/usr/lib/llvm-22/bin/lld-link" };
+/// What checks formatting, for Debian's cargo.
+pub const RUSTFMT: Requirement =
+    Requirement { purpose: "the check of formatting", package: "rustfmt-web", probe: "/usr/bin/cargo-fmt" };
+/// What lints, for Debian's compiler.
+pub const CLIPPY: Requirement =
+    Requirement { purpose: "the lints", package: "rust-web-clippy", probe: "/usr/bin/clippy-driver" };
+/// What knows which files belong to the tree.
+pub const GIT: Requirement = Requirement { purpose: "copies of the tree", package: "git", probe: "/usr/bin/git" };
 /// The headers of the kernel interface.
 pub const MINGW: Requirement = Requirement {
     purpose: "the kernel headers",
@@ -76,6 +84,12 @@ pub const OSSLSIGNCODE: Requirement =
     Requirement { purpose: "signatures", package: "osslsigncode", probe: "/usr/bin/osslsigncode" };
 /// What makes the installer.
 pub const MAKENSIS: Requirement = Requirement { purpose: "the installer", package: "nsis", probe: "/usr/bin/makensis" };
+/// What makes the folder that signify lives in.
+pub const VENV: Requirement = Requirement {
+    purpose: "signify, another judge of signatures",
+    package: "python3-venv",
+    probe: "/usr/share/doc/python3-venv/copyright",
+};
 /// What makes ISO images.
 pub const XORRISO: Requirement =
     Requirement { purpose: "the ISO image", package: "xorriso", probe: "/usr/bin/xorriso" };

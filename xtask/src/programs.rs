@@ -57,18 +57,18 @@ pub fn build() -> anyhow::Result<Vec<PathBuf>> {
     PROGRAMS.iter().map(put).collect()
 }
 
-/// Has clippy look at the programs as they are for Windows. `None`: there is no clippy.
+/// Has clippy look at the programs as they are for Windows.
 ///
 /// # Errors
 /// Where a tool is absent, or clippy finds something.
-pub fn lint() -> anyhow::Result<Option<()>> {
+pub fn lint() -> anyhow::Result<()> {
     let root = workspace::root();
     let mut cargo = if cfg!(windows) {
         let mut cargo = workspace::cargo();
         cargo.arg("clippy");
         cargo
     } else {
-        let Some(clippy) = toolchain::debian_clippy() else { return Ok(None) };
+        let clippy = toolchain::debian_clippy()?;
         let mut cargo = toolchain::debian_user_mode("check")?;
         toolchain::lint_with(&mut cargo, &clippy);
         cargo.args(["--target", TARGET]);
@@ -82,7 +82,7 @@ pub fn lint() -> anyhow::Result<Option<()>> {
     if !cargo.status().context("cannot start cargo")?.success() {
         bail!("clippy finds fault with a program for Windows, see above");
     }
-    Ok(Some(()))
+    Ok(())
 }
 
 /// Flags that keep this machine's paths and the clock out of the programs.

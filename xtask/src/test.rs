@@ -217,18 +217,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// Formatting, and clippy over the host's crates and over what is compiled for something else: the drivers' and programs'
 /// Windows halves, and the lab's guest kernel and agent.
 fn lints(tally: &mut Tally) {
-    tally.stage("cargo fmt --check", || cargo(&["fmt", "--all", "--check"]));
-    tally.lint("cargo clippy", || {
-        if !has_subcommand("clippy") {
-            return Ok(None);
-        }
-        cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]).map(Some)
+    tally.stage("cargo fmt --check", || {
+        need_subcommand("fmt", &packages::RUSTFMT)?;
+        cargo(&["fmt", "--all", "--check"])
+    });
+    tally.stage("cargo clippy", || {
+        need_subcommand("clippy", &packages::CLIPPY)?;
+        cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
     });
     // On Windows these are the host's own.
     if cfg!(not(windows)) {
         tally.lint("clippy, drivers", build::lint);
-        tally.lint("clippy, programs for Windows", programs::lint);
-        tally.lint("clippy, lab", lab::lint);
+        tally.stage("clippy, programs for Windows", programs::lint);
+        tally.stage("clippy, lab", lab::lint);
     }
 }
 
@@ -387,13 +388,18 @@ fn cargo(args: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn has_subcommand(name: &str) -> bool {
-    workspace::cargo()
-        .args([name, "--version"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+/// Makes sure that cargo has a subcommand: Debian's gets its package, rustup's is told of by name.
+fn need_subcommand(name: &str, debian: &packages::Requirement) -> anyhow::Result<()> {
+    let mut cargo = workspace::cargo();
+    if Path::new(cargo.get_program()) == packages::CARGO.path() {
+        return packages::ensure(&[debian]);
+    }
+    let version = cargo.args([name, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !version.is_ok_and(|status| status.success()) {
+        let component = if name == "fmt" { "rustfmt" } else { name };
+        bail!("this cargo has no `{name}` (rustup component add {component})");
+    }
+    Ok(())
 }
 
 fn finish(tally: &Tally, start: Instant) -> ExitCode {

@@ -8,13 +8,10 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::packages::{self, CARGO, CLANG_HEADERS, LIBCLANG, LLD, MINGW, RUST_SRC, RUSTC};
+use crate::packages::{self, CARGO, CLANG_HEADERS, CLIPPY, LIBCLANG, LLD, MINGW, RUST_SRC, RUSTC};
 
 /// The target that drivers are built for.
 pub const TARGET: &str = "x86_64-pc-windows-msvc";
-
-/// What clippy is called beside a compiler.
-const CLIPPY: &str = "clippy-driver";
 
 /// A compiler and linker for [`TARGET`] on a host without the Windows Driver Kit.
 pub struct Toolchain {
@@ -42,9 +39,15 @@ impl Toolchain {
         }
     }
 
-    /// The clippy of the same release, if it is installed.
-    pub fn clippy(&self) -> Option<PathBuf> {
-        Some(self.rustc.with_file_name(CLIPPY)).filter(|file| file.exists())
+    /// The clippy of the same release: Debian's; rustup's if it is installed.
+    ///
+    /// # Errors
+    /// [`packages::Missing`].
+    pub fn clippy(&self) -> anyhow::Result<Option<PathBuf>> {
+        if self.build_std {
+            return debian_clippy().map(Some);
+        }
+        Ok(Some(self.rustc.with_file_name("clippy-driver")).filter(|file| file.exists()))
     }
 
     /// This toolchain's cargo with nothing in its environment that this process got from another one. Unstable options
@@ -76,9 +79,13 @@ fn clean(program: &Path) -> Command {
     command
 }
 
-/// Debian's clippy, if it is installed.
-pub fn debian_clippy() -> Option<PathBuf> {
-    Some(RUSTC.path().with_file_name(CLIPPY)).filter(|file| file.exists())
+/// Debian's clippy.
+///
+/// # Errors
+/// [`packages::Missing`].
+pub fn debian_clippy() -> anyhow::Result<PathBuf> {
+    packages::ensure(&[&CLIPPY])?;
+    Ok(CLIPPY.path().to_owned())
 }
 
 /// `cargo build` or another verb of Debian's compiler for programs of user mode: the standard library from source.

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+use crate::packages;
+
 /// The top of the source tree.
 pub fn root() -> PathBuf {
     // `cargo run` names the folder of this package; the value compiled in serves where the binary is started by hand.
@@ -57,6 +59,7 @@ pub fn metadata(root: &Path) -> anyhow::Result<serde_json::Value> {
 /// # Errors
 /// Where the tree is not a git checkout or a file cannot be copied.
 pub fn copy_tracked(to: &Path) -> anyhow::Result<()> {
+    packages::ensure(&[&packages::GIT])?;
     let root = root();
     let output = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])

@@ -59,10 +59,13 @@ const HELD_INTERVAL: u32 = 1_000_000;
 /// over is not to be mistaken for a dead one.
 const RESETS: u32 = 12;
 
+/// The frontend of a disk.
+type DiskRing = Ring<SrbRequest, SharedPages, HeapTables<SrbRequest>>;
+
 /// What the I/O path uses, under one spin lock.
 pub struct Hot {
     /// The ring. Boxed, so that an adapter under construction fits a kernel stack well.
-    pub ring: Box<Ring<SrbRequest, SharedPages, HeapTables<SrbRequest>>>,
+    pub ring: Box<DiskRing>,
     /// The disk; None until the backend was connected for the first time.
     pub unit: Option<Unit>,
     /// The event channel, while there is one.
@@ -78,7 +81,7 @@ pub struct Adapter {
     /// The I/O path.
     pub hot: SpinLock<Hot>,
     /// What the connection is about. Never taken while the spin lock is held.
-    pub control: Mutex<Control>,
+    pub control: Box<Mutex<Control>>,
     /// Signalled whenever the connection made a step.
     pub progress: Event,
     /// Wakes the keeper: the ring is broken, or what the connection waits for has changed.
@@ -106,26 +109,44 @@ pub struct Adapter {
     pub answered: AtomicBool,
 }
 
+/// What requests go through, with all the memory that they need. Not inlined, to keep it off the caller's frame.
+#[inline(never)]
+fn make_ring(control: &Control) -> wdm::Result<Box<DiskRing>> {
+    let indirects = settings::indirect_pages();
+    let pool = SharedPages::new(indirects + BOUNCE_GROUPS * BOUNCE_PAGES)?;
+    let stock = STOCK.max(2 * indirects + INDIRECT_SEGMENTS);
+    let tables = HeapTables::new(ENTRIES, SLOTS, indirects, stock).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+    try_box(Ring::new(tables, pool, control.handle()).map_err(|_| NtStatus::INSUFFICIENT_RESOURCES)?)
+}
+
+/// What the store says of the disk, and whether it is withheld. Not inlined, for the same reason.
+#[inline(never)]
+fn read_control(client: &Client) -> wdm::Result<(Box<Mutex<Control>>, bool)> {
+    let (control, withheld) = Control::read(client)?;
+    Ok((try_box(Mutex::new(control)?)?, withheld))
+}
+
+/// Moves an adapter off the stack. Not inlined, for the same reason.
+#[inline(never)]
+fn share(adapter: Adapter) -> wdm::Result<Shared<Adapter>> {
+    Shared::new(adapter)
+}
+
 impl Adapter {
     /// Fetches the bus's interface and allocates all that I/O needs.
     ///
     /// # Errors
     /// [`NtStatus::NO_SUCH_DEVICE`] for a device that is another driver's; no memory; the bus's.
     #[inline(never)]
-    pub fn new(storport: storport::Adapter, objects: DeviceObjects) -> wdm::Result<Self> {
+    pub fn new(storport: storport::Adapter, objects: DeviceObjects) -> wdm::Result<Shared<Self>> {
         let client = raw::connect(objects.physical)?;
-        let (control, withheld) = Control::read(&client)?;
-        let indirects = settings::indirect_pages();
-        let pool = SharedPages::new(indirects + BOUNCE_GROUPS * BOUNCE_PAGES)?;
-        let stock = STOCK.max(2 * indirects + INDIRECT_SEGMENTS);
-        let tables = HeapTables::new(ENTRIES, SLOTS, indirects, stock).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
-        let ring = Ring::new(tables, pool, control.handle()).map_err(|_| NtStatus::INSUFFICIENT_RESOURCES)?;
-        let ring = try_box(ring)?;
-        Ok(Self {
+        let (control, withheld) = read_control(&client)?;
+        let ring = make_ring(&control.lock())?;
+        share(Self {
             client,
             storport,
             hot: SpinLock::new(Hot { ring, unit: None, event: None }),
-            control: Mutex::new(control)?,
+            control,
             progress: Event::new(EventKind::Synchronization, false)?,
             work: Event::new(EventKind::Synchronization, false)?,
             keeper: Mutex::new(None)?,

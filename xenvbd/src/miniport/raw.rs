@@ -356,16 +356,10 @@ unsafe fn adapter<'a>(extension: *mut c_void) -> Option<&'a Adapter> {
     unsafe { extension.cast::<Extension>().as_ref()?.adapter.as_ref() }
 }
 
-/// Moves an adapter off the stack. Not inlined, to keep its copies out of the caller's frame.
-#[inline(never)]
-fn share(adapter: Adapter) -> wdm::Result<Shared<Adapter>> {
-    Shared::new(adapter)
-}
-
-/// Makes an adapter and remembers it. Not inlined, for the same reason.
+/// Makes an adapter and remembers it. Not inlined, to keep it out of the caller's frame.
 #[inline(never)]
 fn make_adapter(storport: storport::Adapter, objects: storport::DeviceObjects) -> wdm::Result<*const Adapter> {
-    let adapter = share(Adapter::new(storport, objects)?)?;
+    let adapter = Adapter::new(storport, objects)?;
     let pointer = core::ptr::from_ref::<Adapter>(&adapter);
     remember_adapter(objects.functional, adapter.clone())?;
     if let Err(status) = Adapter::employ_keeper(&adapter) {
