@@ -11,6 +11,7 @@ use anyhow::Context;
 use crate::dom0::run;
 use crate::serve;
 use crate::session::{NAME, Session};
+use crate::store;
 
 /// netback's switch for the queues that it offers, read when an interface is attached.
 const MAX_QUEUES: &str = "/sys/module/xen_netback/parameters/max_queues";
@@ -63,12 +64,6 @@ fn bad_checksums() -> u64 {
     let text = fs::read_to_string("/proc/net/snmp6").unwrap_or_default();
     let wrong = text.lines().filter_map(|line| line.split_once(' ')).filter(|(name, _)| name.ends_with("InCsumErrors"));
     sum + wrong.filter_map(|(_, value)| value.trim().parse::<u64>().ok()).sum::<u64>()
-}
-
-/// Keys and values that `xenstore-ls` prints of a directory, without those of directories below.
-fn keys(text: &str) -> BTreeMap<&str, &str> {
-    let lines = text.lines().filter(|line| !line.starts_with(' '));
-    lines.filter_map(|line| line.split_once(" = ")).map(|(key, value)| (key, value.trim_matches('"'))).collect()
 }
 
 impl Session {
@@ -142,7 +137,7 @@ impl Session {
 
     /// Whether the toolstack and netback let go of an interface that was to be detached.
     pub fn vif_gone(&self, index: u32) -> bool {
-        let there = |path: String| run("xenstore-exists", &[&path]).is_ok();
+        let there = |path: String| store::exists(&path).unwrap_or(true);
         !fs::exists(format!("/sys/class/net/{}", self.vif_name(index))).unwrap_or(false)
             && !there(self.vif_back(index))
             && !there(self.vif_front(index))
@@ -151,7 +146,7 @@ impl Session {
     /// Frames and bytes from and to the guest, queues, wrong checksums, most TCP connections, frames lost on the way to the
     /// guest, then the events of each queue.
     pub fn vif_stats(&self, index: u32) -> String {
-        let queues = run("xenstore-read", &[&format!("{}/multi-queue-num-queues", self.vif_front(index))]);
+        let queues = store::read(&format!("{}/multi-queue-num-queues", self.vif_front(index)));
         let mut figures: Vec<u64> =
             ["rx_packets", "tx_packets", "rx_bytes", "tx_bytes"].map(|name| self.vif_figure(index, name)).into();
         figures.push(queues.ok().and_then(|text| text.parse().ok()).unwrap_or(1));
@@ -220,32 +215,36 @@ impl Session {
 
     /// Remembers what was negotiated for an interface, if it is connected.
     pub fn note_vif(&mut self, index: u32) {
-        let list = |path: &str| run("xenstore-ls", &[path]).unwrap_or_default();
-        let (front, back) = (list(&self.vif_front(index)), list(&self.vif_back(index)));
-        let (theirs, ours) = (keys(&back), keys(&front));
-        if theirs.get("state") != Some(&"4") {
+        let front = self.vif_front(index);
+        let keys = |path: &str| store::keys(path).unwrap_or_default();
+        let (theirs, ours) = (keys(&self.vif_back(index)), keys(&front));
+        let their = |key: &str| theirs.get(key).map_or("-", String::as_str);
+        let our = |key: &str| ours.get(key).map_or("-", String::as_str);
+        if their("state") != "4" {
             return;
         }
-        let split = front.contains("event-channel-tx");
-        let both = |key| format!("{}/{}", theirs.get(key).unwrap_or(&"-"), ours.get(key).unwrap_or(&"-"));
+        // With several queues the keys of each are in a directory of its own.
+        let split =
+            [&front, &format!("{front}/queue-0")].iter().any(|path| keys(path).contains_key("event-channel-tx"));
+        let both = |key| format!("{}/{}", their(key), our(key));
         let text = format!(
             "vif{index} {}: queues {} of {}, event channels split {}/{}, control ring {}/{}, sg {}, gso v4 {} v6 {}, no \
              checksums v4 {}, checksums v6 {}, multicast control {}/{}, xdp headroom {}",
-            ours.get("mac").unwrap_or(&"-"),
-            ours.get("multi-queue-num-queues").unwrap_or(&"1"),
-            theirs.get("multi-queue-max-queues").unwrap_or(&"-"),
-            theirs.get("feature-split-event-channels").unwrap_or(&"-"),
+            our("mac"),
+            ours.get("multi-queue-num-queues").map_or("1", String::as_str),
+            their("multi-queue-max-queues"),
+            their("feature-split-event-channels"),
             u8::from(split),
-            theirs.get("feature-ctrl-ring").unwrap_or(&"-"),
+            their("feature-ctrl-ring"),
             u8::from(ours.contains_key("ctrl-ring-ref")),
             both("feature-sg"),
             both("feature-gso-tcpv4"),
             both("feature-gso-tcpv6"),
             both("feature-no-csum-offload"),
             both("feature-ipv6-csum-offload"),
-            theirs.get("feature-multicast-control").unwrap_or(&"-"),
-            ours.get("request-multicast-control").unwrap_or(&"-"),
-            theirs.get("feature-xdp-headroom").unwrap_or(&"-"),
+            their("feature-multicast-control"),
+            our("request-multicast-control"),
+            their("feature-xdp-headroom"),
         );
         self.notes.insert(format!("vif{index}"), text);
     }
@@ -316,15 +315,6 @@ mod tests {
             "--- 10.77.0.2 ping statistics ---\n20 packets transmitted, 19 received, 5% packet loss, time 40ms\n";
         assert_eq!(summary(text), Some([20, 19, 0]));
         assert_eq!(summary("ping: unknown host"), None);
-    }
-
-    #[test]
-    fn reads_a_directory_of_the_store() {
-        let text =
-            "backend = \"/local/domain/0/backend/vif/1/0\"\nstate = \"4\"\nqueue-0 = \"\"\n tx-ring-ref = \"8\"\n";
-        let keys = keys(text);
-        assert_eq!(keys.get("state"), Some(&"4"));
-        assert!(!keys.contains_key("tx-ring-ref"));
     }
 
     #[test]

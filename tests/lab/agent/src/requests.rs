@@ -13,7 +13,7 @@ use crate::dom0::{self, Disk, Kind, number, run};
 use crate::mailbox::{MOST_DATA, Request};
 use crate::privcmd;
 use crate::session::{Due, NAME, Session};
-use crate::store::Conflicts;
+use crate::store::{self, Conflicts};
 
 /// Bytes of a unit of the suites.
 const UNIT: u64 = 512;
@@ -114,12 +114,16 @@ impl Session {
                 self.due = Some(Due::DestroyVif(index()?, words[1..].join(" ")));
                 String::new()
             }
-            "store-read" => run("xenstore-read", &[rest])?,
+            "store-read" => store::read(rest)?,
             "store-write" => {
                 let (path, value) = rest.split_once(' ').unwrap_or((rest, ""));
-                run("xenstore-write", &[path, value])?
+                store::write(path, value)?;
+                String::new()
             }
-            "store-remove" => run("xenstore-rm", &[rest])?,
+            "store-remove" => {
+                store::remove(rest)?;
+                String::new()
+            }
             "evidence" => {
                 self.append(word(0)?, &request.data)?;
                 String::new()
@@ -157,7 +161,7 @@ impl Session {
         let classes = ["vbd", "qdisk"].map(|class| format!("/local/domain/0/backend/{class}/{}", self.domain));
         let mut paths = classes.iter().map(|path| format!("{path}/{}", number(index))).collect::<Vec<_>>();
         paths.push(self.frontend(index));
-        let gone = paths.iter().all(|path| run("xenstore-exists", &[path]).is_err());
+        let gone = !paths.iter().map(|path| store::exists(path)).collect::<Result<Vec<_>, _>>()?.contains(&true);
         if gone {
             self.disks.iter_mut().find(|disk| disk.index == index).context("there is no such disk")?.free()?;
         }
@@ -197,7 +201,7 @@ impl Session {
     /// What both ends of a disk agreed on, in one line.
     pub fn negotiated(&self, index: u32) -> anyhow::Result<String> {
         let (front, back) = (self.frontend(index), self.backend(index)?);
-        let read = |path: String| run("xenstore-read", &[&path]).ok();
+        let read = |path: String| store::read(&path).ok();
         if read(format!("{back}/state")).as_deref() != Some("4") {
             bail!("it is not connected");
         }
@@ -225,10 +229,9 @@ impl Session {
     /// How many of a disk's ring pages its backend has mapped, as Xen lists them; also of one that was detached.
     fn disk_grants(&mut self, index: u32) -> anyhow::Result<usize> {
         let front = self.frontend(index);
-        let names = run("xenstore-list", &[&front]).unwrap_or_default();
-        let rings = names.lines().filter(|name| name.starts_with("ring-ref"));
-        let seen: Vec<u32> =
-            rings.filter_map(|name| run("xenstore-read", &[&format!("{front}/{name}")]).ok()?.parse().ok()).collect();
+        let keys = store::keys(&front)?;
+        let rings = keys.iter().filter(|(name, _)| name.starts_with("ring-ref"));
+        let seen: Vec<u32> = rings.filter_map(|(_, value)| value.parse().ok()).collect();
         let disk = self.disks.iter_mut().find(|disk| disk.index == index).context("there is no such disk")?;
         disk.ring.extend(seen);
         let ring = disk.ring.clone();

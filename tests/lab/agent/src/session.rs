@@ -16,7 +16,7 @@ use crate::load::Load;
 use crate::mailbox::Mailbox;
 use crate::net::Vifs;
 use crate::privcmd;
-use crate::store::{Conflicts, TRACE};
+use crate::store::{self, Conflicts, TRACE};
 
 /// The guest's name.
 pub const NAME: &str = "lab";
@@ -199,7 +199,7 @@ impl Session {
     /// # Errors
     /// What is left of the domain.
     pub fn finish(&mut self) -> anyhow::Result<()> {
-        self.keep("xenstore", run("xenstore-ls", &["-f"]));
+        self.keep("xenstore", store::tree());
         for index in self.disks.iter().map(|disk| disk.index).collect::<Vec<_>>() {
             self.note(index);
         }
@@ -279,8 +279,10 @@ impl Session {
         left.extend(domains.lines().skip(1).filter(|line| !line.starts_with("Domain-0")).map(str::to_owned));
         for class in ["vbd", "qdisk", "vif"] {
             let path = format!("/local/domain/0/backend/{class}/{}", self.domain);
-            if run("xenstore-exists", &[&path]).is_ok() {
-                left.push(path);
+            match store::exists(&path) {
+                Ok(false) => {}
+                Ok(true) => left.push(path),
+                Err(error) => left.push(format!("{error:#}")),
             }
         }
         for disk in &mut self.disks {
@@ -370,6 +372,6 @@ impl Session {
 
     /// The backend's directory of a disk.
     pub fn backend(&self, index: u32) -> anyhow::Result<String> {
-        run("xenstore-read", &[&format!("{}/backend", self.frontend(index))])
+        store::read(&format!("{}/backend", self.frontend(index)))
     }
 }

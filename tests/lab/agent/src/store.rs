@@ -1,49 +1,85 @@
-//! xenstored, by its socket and by its trace: writes that fall into a guest's transactions, and what came of them.
+//! xenstored, by its socket and by its trace: what stands in it, writes that fall into a guest's transactions, and what came of
+//! those.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::io::{BufRead, BufReader};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use xenstore_client::{Client, Store};
 
 /// Where xenstored listens.
 const SOCKET: &str = "/run/xenstored/socket";
 /// What labinit has xenstored log its messages to.
 pub const TRACE: &str = "/run/xenstored.trace";
-/// `XS_WRITE` and `XS_ERROR` of Xen's public/io/xs_wire.h.
-const WRITE: u32 = 11;
-const ERROR: u32 = 16;
 const POLL: Duration = Duration::from_millis(1);
 
-/// A connection to xenstored that writes. `xenstore-write` would take 10 ms to start.
-struct Writer(UnixStream);
+/// The connection that everybody here uses.
+static CLIENT: OnceLock<Client> = OnceLock::new();
 
-impl Writer {
-    fn connect() -> anyhow::Result<Self> {
-        UnixStream::connect(SOCKET).map(Self).context("cannot connect to xenstored")
+/// A program of xenstore's takes longer to start here than to do its work.
+fn client() -> anyhow::Result<&'static Client> {
+    if let Some(client) = CLIENT.get() {
+        return Ok(client);
     }
+    let client = Client::connect_unix(SOCKET).context("cannot connect to xenstored")?;
+    Ok(CLIENT.get_or_init(|| client))
+}
 
-    fn write(&mut self, path: &str, value: &str) -> anyhow::Result<()> {
-        let len = (path.len() + 1 + value.len()) as u32;
-        let mut message: Vec<u8> = [WRITE, 0, 0, len].iter().flat_map(|word| word.to_le_bytes()).collect();
-        message.extend_from_slice(path.as_bytes());
-        message.push(0);
-        message.extend_from_slice(value.as_bytes());
-        self.0.write_all(&message)?;
-        let mut header = [0; 16];
-        self.0.read_exact(&mut header)?;
-        let word = |n: usize| u32::from_le_bytes(header[4 * n..][..4].try_into().unwrap_or_default());
-        let mut answer = vec![0; word(3).min(4096) as usize];
-        self.0.read_exact(&mut answer)?;
-        if word(0) == ERROR {
-            bail!("xenstored: {}", String::from_utf8_lossy(&answer));
+/// A node's value.
+pub fn read(path: &str) -> anyhow::Result<String> {
+    client()?.read_string(path).with_context(|| format!("cannot read {path}"))
+}
+
+/// Writes a node.
+pub fn write(path: &str, value: &str) -> anyhow::Result<()> {
+    client()?.write(path, value).with_context(|| format!("cannot write {path}"))
+}
+
+/// Removes a node with everything below it.
+pub fn remove(path: &str) -> anyhow::Result<()> {
+    client()?.remove(path).with_context(|| format!("cannot remove {path}"))
+}
+
+/// Whether there is such a node.
+pub fn exists(path: &str) -> anyhow::Result<bool> {
+    client()?.exists(path).with_context(|| format!("cannot look for {path}"))
+}
+
+/// The names right below a node; none if it is not there.
+pub fn list(path: &str) -> anyhow::Result<Vec<String>> {
+    match client()?.list(path) {
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        names => names.with_context(|| format!("cannot list {path}")),
+    }
+}
+
+/// The nodes right below a node, with their values.
+pub fn keys(path: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let names = list(path)?.into_iter();
+    // A node may go between the two.
+    Ok(names.filter_map(|name| read(&format!("{path}/{name}")).ok().map(|value| (name, value))).collect())
+}
+
+/// The whole store, a line a node.
+pub fn tree() -> anyhow::Result<String> {
+    fn below(path: &str, text: &mut String) -> anyhow::Result<()> {
+        for name in list(if path.is_empty() { "/" } else { path })? {
+            let node = format!("{path}/{name}");
+            let Ok(value) = client()?.read(&node) else { continue };
+            let _ = writeln!(text, "{node} = \"{}\"", value.escape_ascii());
+            below(&node, text)?;
         }
         Ok(())
     }
+    let mut text = String::new();
+    below("", &mut text)?;
+    Ok(text)
 }
 
 /// One message of the trace.
@@ -83,7 +119,7 @@ impl Conflicts {
     /// is open. The guest is known by its relative path `own`, which nobody else asks for.
     pub fn start(home: String, own: String, most: u64) -> anyhow::Result<Self> {
         let trace = File::open(TRACE).context("xenstored writes no trace")?;
-        let mut dom0 = Writer::connect()?;
+        let dom0 = client()?;
         let stop = Arc::new(AtomicBool::new(false));
         let (writes, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let (stopping, written, conflicts) = (stop.clone(), writes.clone(), refused.clone());
