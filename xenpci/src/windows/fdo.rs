@@ -1,7 +1,10 @@
 //! The platform device: PnP and power, the interrupts it was given, its children.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::{
+    fmt::Write as _,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use wdm::{
     cpu,
@@ -24,6 +27,7 @@ use xen_abi::{
     cpuid::Registers,
     detect::{self, Cpuid},
     errno::Errno,
+    xenbus::XenbusState,
 };
 
 use xenbus::control::INTERFACE_CLASS;
@@ -106,6 +110,8 @@ struct Entry {
     pdo: Option<Shared<Pdo>>,
     /// The toolstack took its directory away. A directory of that name which is there now is another device's.
     gone: bool,
+    /// A frontend's driver had it when it was ejected: see [`renewed`].
+    driven: bool,
 }
 
 /// The platform device's FDO.
@@ -390,20 +396,40 @@ fn list(platform: &Platform) -> Result<Listing> {
 /// thread, or from START before there is one.
 pub(crate) fn rescan(fdo: &Shared<Fdo>) {
     let Some(platform) = fdo.platform() else { return };
-    match list(&platform).and_then(|listing| compare(fdo, &listing)) {
+    let compared = list(&platform).and_then(|listing| compare(fdo, &listing, &renewed(fdo, &platform)?));
+    match compared {
         Ok(true) => fdo.relations_changed(),
         Ok(false) => {}
         Err(status) => wdm::warning!("the devices cannot be listed: {status}"),
     }
 }
 
-/// Marks the children that are gone and makes those that are new; whether there were any.
-fn compare(fdo: &Shared<Fdo>, listing: &Listing) -> Result<bool> {
+/// The ejected devices whose directory has become another device's. No listing shows that if the old one went and the new one came
+/// between two listings; but a frontend's driver leaves the state Closing or Closed behind, and Initialising is what the
+/// toolstack writes into a new directory.
+fn renewed(fdo: &Fdo, platform: &Platform) -> Result<Vec<DeviceName>> {
+    let mut names = Vec::new();
+    for entry in fdo.children.lock().iter().filter(|entry| entry.pdo.is_none() && entry.driven) {
+        try_push(&mut names, entry.name)?;
+    }
+    names.retain(|name| {
+        let mut path = name.path();
+        path.write_str("/state").is_ok()
+            && store::read(&**platform.store(), NO_TRANSACTION, path.as_bytes())
+                .is_ok_and(|state| XenbusState::parse(&state) == Some(XenbusState::Initialising))
+    });
+    Ok(names)
+}
+
+/// Marks the children that are gone and makes those that are new; whether there were any. The names `renewed` are those of ejected
+/// devices that are to be forgotten.
+fn compare(fdo: &Shared<Fdo>, listing: &Listing, renewed: &[DeviceName]) -> Result<bool> {
     if listing.refused() != 0 {
         wdm::debug!("{} names below device/ are no devices", listing.refused());
     }
     let mut changed = false;
     let mut children = fdo.children.lock();
+    children.retain(|entry| entry.pdo.is_some() || !renewed.contains(&entry.name));
     let changes =
         listing.changes(children.iter().map(|entry| &entry.name)).map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
     for entry in children.iter_mut().filter(|entry| changes.gone.contains(&entry.name)) {
@@ -419,7 +445,8 @@ fn compare(fdo: &Shared<Fdo>, listing: &Listing) -> Result<bool> {
     children.retain(|entry| entry.pdo.is_some() || !changes.gone.contains(&entry.name));
     for name in changes.arrived {
         let added = Pdo::create(fdo.driver, fdo, name).and_then(|pdo| {
-            try_push(&mut children, Entry { name, pdo: Some(pdo.clone()), gone: false }).inspect_err(|_| pdo.delete())
+            try_push(&mut children, Entry { name, pdo: Some(pdo.clone()), gone: false, driven: false })
+                .inspect_err(|_| pdo.delete())
         });
         match added {
             Ok(()) => {
@@ -477,6 +504,7 @@ impl Fdo {
         for entry in children.iter_mut() {
             if entry.pdo.as_ref().is_some_and(|known| known.object() == pdo.object()) {
                 entry.pdo = None;
+                entry.driven = pdo.was_driven();
             }
         }
         children.retain(|entry| entry.pdo.is_some() || !entry.gone);

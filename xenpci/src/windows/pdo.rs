@@ -1,6 +1,7 @@
 //! A frontend as Windows sees it: the PDO of `device/<class>/<id>`.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use wdm::{
     device::{DeviceKind, DeviceObject, NewDevice, OwnDevice},
@@ -60,6 +61,8 @@ pub(crate) struct Pdo {
     fdo: Shared<Fdo>,
     child: Shared<Child>,
     name: DeviceName,
+    /// A frontend's driver has fetched the bus's interface.
+    driven: AtomicBool,
     state: SpinLock<State>,
     /// The right to delete the device object, once it is published.
     own: SpinLock<Option<OwnDevice<Node>>>,
@@ -88,6 +91,7 @@ impl Pdo {
             fdo: fdo.clone(),
             child: child.clone(),
             name,
+            driven: AtomicBool::new(false),
             state: SpinLock::new(state),
             own: SpinLock::new(None),
         });
@@ -307,10 +311,19 @@ impl Pdo {
         })
     }
 
+    /// Whether a frontend's driver has ever had it. Such a driver leaves the state Closing or Closed behind. Any IRQL.
+    pub(crate) fn was_driven(&self) -> bool {
+        self.driven.load(Ordering::Acquire)
+    }
+
     /// Answers IRP_MN_QUERY_INTERFACE; `None`: not an interface of this bus.
     fn interface(&self, query: &InterfaceQuery) -> Option<Result> {
         match query.guid {
-            INTERFACE_GUID => Some(interface::answer(&self.child, query)),
+            INTERFACE_GUID => {
+                let answered = interface::answer(&self.child, query);
+                self.driven.fetch_or(answered.is_ok(), Ordering::AcqRel);
+                Some(answered)
+            }
             BUS_INTERFACE_STANDARD_GUID => Some(interface::answer_bus_standard(&self.child, query)),
             _ => None,
         }
