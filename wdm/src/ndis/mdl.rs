@@ -94,6 +94,22 @@ unsafe fn address(mdl: *mut MDL) -> Option<NonNull<u8>> {
     NonNull::new(address.cast())
 }
 
+/// The `N` bytes from `offset` on of an MDL that is mapped and has them all. Any IRQL.
+///
+/// # Safety
+/// `mdl` is null or an MDL whose pages are locked or nonpaged.
+#[inline]
+pub unsafe fn first<const N: usize>(mdl: *mut MDL, offset: u32) -> Option<[u8; N]> {
+    // SAFETY: by contract.
+    let mdl = unsafe { mdl.as_ref() }?;
+    if mdl.MdlFlags & HAS_ADDRESS == 0 || offset as usize + N > mdl.ByteCount as usize {
+        return None;
+    }
+    let base = NonNull::new(mdl.MappedSystemVa.cast::<u8>())?;
+    // SAFETY: all of it is within the buffer that is mapped.
+    Some(unsafe { base.add(offset as usize).cast::<[u8; N]>().read_unaligned() })
+}
+
 /// Copies `out.len()` bytes from `offset` on out of a chain. How many there were to copy; fewer too where a buffer cannot
 /// be mapped. IRQL <= DISPATCH_LEVEL.
 ///

@@ -310,6 +310,17 @@ impl SendPacket {
         Some(Slice { len: slice.len.min(left), ..slice })
     }
 
+    /// A copy of the first `N` bytes of the frame, where they lie in one mapped piece. Any IRQL.
+    #[inline]
+    pub fn first<const N: usize>(&self) -> Option<[u8; N]> {
+        let raw = self.raw();
+        if (raw.data_length as usize) < N {
+            return None;
+        }
+        // SAFETY: as in `slice`.
+        unsafe { mdl::first(raw.current_mdl.cast(), raw.current_mdl_offset) }
+    }
+
     /// Copies bytes of the frame from `offset` on. How many: fewer where the frame ends or cannot be mapped.
     /// IRQL <= DISPATCH_LEVEL.
     #[inline]

@@ -98,6 +98,14 @@ impl Learned {
         }
     }
 
+    /// As [`Learned::note`], of an untagged frame of IPv4 with this sender. Any IRQL.
+    #[inline]
+    pub fn note_v4(&mut self, (mac, address): ([u8; 6], [u8; 4])) {
+        if mac == self.mac {
+            self.add_v4(address);
+        }
+    }
+
     fn note_ip(&mut self, bytes: &[u8], headers: &Headers) {
         let at = usize::from(headers.network);
         match headers.version {

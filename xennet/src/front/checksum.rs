@@ -43,6 +43,16 @@ impl Sum {
         self.odd = !rest.is_empty();
     }
 
+    /// As [`Sum::add`], for a multiple of four bytes that is known here; an even number of bytes was added before.
+    #[inline]
+    fn add_words<const N: usize>(&mut self, bytes: &[u8; N]) {
+        const { assert!(N.is_multiple_of(4)) };
+        let (words, _) = bytes.as_chunks::<4>();
+        for word in words {
+            self.total += u64::from(u32::from_be_bytes(*word));
+        }
+    }
+
     /// Adds a number of 32 bits, as big-endian bytes; an even number of bytes was added before.
     pub const fn add_u32(&mut self, value: u32) {
         self.total += value as u64;
@@ -63,16 +73,28 @@ impl Sum {
     }
 }
 
+/// The sum of an IPv4 header, which is the header's checksum where that field is 0, and 0 where it is right. None: `bytes`
+/// is shorter than the header. Any IRQL.
+#[inline]
+pub fn of_ip(bytes: &[u8], headers: &Headers) -> Option<u16> {
+    let header = bytes.get(usize::from(headers.network)..usize::from(headers.transport))?;
+    let mut sum = Sum::new();
+    match header.first_chunk::<20>() {
+        Some(short) if header.len() == short.len() => sum.add_words(short),
+        _ => sum.add(header),
+    }
+    Some(sum.finish())
+}
+
 /// The sum of the pseudo-header of TCP or UDP, `upper` bytes of it with its header. None: `bytes` is shorter than the
 /// headers.
 pub fn pseudo(bytes: &[u8], headers: &Headers, upper: u32) -> Option<Sum> {
     let at = usize::from(headers.network);
-    let addresses = match headers.version {
-        Version::V4 => bytes.get(at + 12..at + 20)?,
-        Version::V6 => bytes.get(at + 8..at + 40)?,
-    };
     let mut sum = Sum::new();
-    sum.add(addresses);
+    match headers.version {
+        Version::V4 => sum.add_words::<8>(bytes.get(at + 12..)?.first_chunk()?),
+        Version::V6 => sum.add_words::<32>(bytes.get(at + 8..)?.first_chunk()?),
+    }
     sum.add_u32(upper);
     sum.add_u32(u32::from(headers.protocol));
     Some(sum)
@@ -83,13 +105,10 @@ pub fn fill_ip(bytes: &mut [u8], headers: &Headers) {
     if headers.version == Version::V6 {
         return;
     }
-    let (at, end) = (usize::from(headers.network), usize::from(headers.transport));
-    put_u16(bytes, at + 10, 0);
-    if let Some(header) = bytes.get(at..end) {
-        let mut sum = Sum::new();
-        sum.add(header);
-        let value = sum.finish();
-        put_u16(bytes, at + 10, value);
+    let field = usize::from(headers.network) + 10;
+    put_u16(bytes, field, 0);
+    if let Some(value) = of_ip(bytes, headers) {
+        put_u16(bytes, field, value);
     }
 }
 
@@ -112,9 +131,12 @@ pub fn fill(bytes: &mut [u8], headers: &Headers, upper: u32, rest: impl FnOnce(&
     true
 }
 
-/// Puts the pseudo-header's sum into the field, as a peer that does the rest expects. False: there is no such field.
-pub fn fill_pseudo(bytes: &mut [u8], headers: &Headers, upper: u32) -> bool {
-    let (Some(field), Some(sum)) = (headers.checksum_at(), pseudo(bytes, headers, upper)) else { return false };
-    put_u16(bytes, field, sum.folded());
-    true
+/// Puts the pseudo-header's sum into the field, as a peer that does the rest expects: whether something else stood there.
+/// None: there is no such field.
+#[inline]
+pub fn fill_pseudo(bytes: &mut [u8], headers: &Headers, upper: u32) -> Option<bool> {
+    let (field, sum) = (headers.checksum_at()?, pseudo(bytes, headers, upper)?.folded());
+    let place = bytes.get_mut(field..)?.first_chunk_mut()?;
+    let before = core::mem::replace(place, sum.to_be_bytes());
+    Some(before != sum.to_be_bytes())
 }

@@ -125,11 +125,55 @@ pub fn network(bytes: &[u8]) -> Option<(usize, u16)> {
     Some((at, kind))
 }
 
+/// Bytes of Ethernet, IPv4 and TCP, all without options.
+pub const USUAL: usize = ETHERNET + 20 + 20;
+
+/// Whether these are of the usual kind: IPv4 without options or a tag, not a fragment. Any IRQL.
+#[inline]
+pub const fn is_usual(bytes: &[u8; USUAL]) -> bool {
+    let whole = u16::from_be_bytes([bytes[20], bytes[21]]) & 0x3FFF == 0;
+    u16::from_be_bytes([bytes[12], bytes[13]]) == TYPE_IPV4 && bytes[14] == 0x45 && whole
+}
+
 /// Finds the headers in the first bytes of a frame. Any IRQL.
 ///
 /// # Errors
 /// [`Unparsed`].
+#[inline]
 pub fn parse(bytes: &[u8]) -> Result<Headers, Unparsed> {
+    match parse_usual(bytes) {
+        Some(headers) => Ok(headers),
+        None => parse_any(bytes),
+    }
+}
+
+/// As [`parse`], of what most packets are. None: it is none of those.
+#[inline]
+fn parse_usual(bytes: &[u8]) -> Option<Headers> {
+    let fixed: &[u8; USUAL] = bytes.first_chunk().filter(|bytes| is_usual(bytes))?;
+    let transport = ETHERNET + 20;
+    let upper = match fixed[23] {
+        TCP => usize::from(fixed[transport + 12] >> 4) * 4,
+        UDP => 8,
+        _ => return None,
+    };
+    if upper < if fixed[23] == TCP { 20 } else { 8 } || transport + upper > bytes.len() {
+        return None;
+    }
+    Some(Headers {
+        network: ETHERNET as u16,
+        version: Version::V4,
+        transport: transport as u16,
+        protocol: fixed[23],
+        fragment: false,
+        routed: false,
+        len: (transport + upper) as u16,
+        ip_len: u32::from(u16::from_be_bytes([fixed[16], fixed[17]])),
+    })
+}
+
+#[inline(never)]
+fn parse_any(bytes: &[u8]) -> Result<Headers, Unparsed> {
     let (at, kind) = network(bytes).ok_or(Unparsed::Short)?;
     let ip = bytes.get(at..).ok_or(Unparsed::Short)?;
     let mut headers = match kind {

@@ -110,6 +110,8 @@ pub trait Packet {
     fn run(&mut self, offset: u32) -> Option<Run>;
     /// Whom it is for, as soon as that is known: when it is handed out.
     fn has_destination(&mut self, address: [u8; 6]);
+    /// A copy of the first `N` bytes, where that takes no more than a look. None: [`Packet::copy`] may still have them.
+    fn first<const N: usize>(&self) -> Option<[u8; N]>;
     /// Copies the bytes from `offset` on. False: there are not so many, or no mapping of them can be had now.
     fn copy(&mut self, offset: u32, out: &mut [u8]) -> bool;
 }

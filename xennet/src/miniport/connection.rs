@@ -218,10 +218,16 @@ impl Adapter {
                 Action::Wait | Action::Refresh => break,
                 Action::Write(state) => {
                     // netback passes over Initialised: it connects to a frontend that says Connected
-                    // (drivers/net/xen-netback/xenbus.c, frontend_changed).
-                    let told = if state == XenbusState::Initialised { XenbusState::Connected } else { state };
-                    if let Err(error) = insist(|| store::write_state(client, told as u32)) {
-                        client.log(LogLevel::Error, format_args!("state {state} cannot be written: {error}"));
+                    // (drivers/net/xen-netback/xenbus.c, frontend_changed). When that is due, it was said before.
+                    let told = match state {
+                        XenbusState::Initialised => Some(XenbusState::Connected),
+                        XenbusState::Connected => None,
+                        state => Some(state),
+                    };
+                    if let Some(told) = told
+                        && let Err(error) = insist(|| store::write_state(client, told as u32))
+                    {
+                        client.log(LogLevel::Error, format_args!("state {told} cannot be written: {error}"));
                     }
                     control.frontend.state_written(state)
                 }

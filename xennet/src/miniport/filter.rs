@@ -25,13 +25,14 @@ pub enum Class {
 
 impl Class {
     /// By the destination address.
+    #[inline]
     pub fn of(destination: Address) -> Self {
-        if destination == [0xff; 6] {
-            Self::Broadcast
-        } else if destination[0] & 1 != 0 {
-            Self::Multicast
-        } else {
+        if destination[0] & 1 == 0 {
             Self::Unicast
+        } else if destination == [0xff; 6] {
+            Self::Broadcast
+        } else {
+            Self::Multicast
         }
     }
 }

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::front::{
     Progress,
-    checksum::Sum,
+    checksum::of_ip,
     headers::{Headers, TAG, TCP, TYPE_VLAN, UDP, Version, u16_at},
     rx::{self, Checksum, Received},
 };
@@ -164,11 +164,7 @@ impl Hot {
     }
 
     fn ip_header_is_right(&self, headers: &Headers) -> bool {
-        let place = usize::from(headers.network)..usize::from(headers.transport);
-        let Some(header) = self.ring.head().get(place) else { return false };
-        let mut sum = Sum::new();
-        sum.add(header);
-        sum.finish() == 0
+        of_ip(self.ring.head(), headers) == Some(0)
     }
 
     /// Segments of a coalesced packet; 0 for an ordinary one.

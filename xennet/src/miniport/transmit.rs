@@ -64,6 +64,11 @@ impl front::Packet for Frame {
         self.class = Class::of(address);
     }
 
+    #[inline]
+    fn first<const N: usize>(&self) -> Option<[u8; N]> {
+        self.packet.first()
+    }
+
     fn copy(&mut self, offset: u32, out: &mut [u8]) -> bool {
         self.packet.copy(offset, out) == out.len()
     }
@@ -71,11 +76,15 @@ impl front::Packet for Frame {
 
 /// What Windows asks for with a list; None: for what cannot be.
 fn offload_of(common: &Common, sums: u32, large: u32, tag: u32) -> Option<Offload> {
-    let vlan = common.tag_to_insert(
-        (tag & ieee_8021q::PRIORITY_MASK) as u16,
-        tag & ieee_8021q::CFI != 0,
-        (tag >> ieee_8021q::VLAN_SHIFT & ieee_8021q::VLAN_MASK) as u16,
-    );
+    let vlan = if tag == 0 && common.vlan_id() == 0 {
+        None
+    } else {
+        common.tag_to_insert(
+            (tag & ieee_8021q::PRIORITY_MASK) as u16,
+            tag & ieee_8021q::CFI != 0,
+            (tag >> ieee_8021q::VLAN_SHIFT & ieee_8021q::VLAN_MASK) as u16,
+        )
+    };
     let size = large & large_send::MSS_MASK;
     if size != 0 {
         if large & large_send::TYPE_V2 == 0 {
@@ -95,6 +104,8 @@ fn offload_of(common: &Common, sums: u32, large: u32, tag: u32) -> Option<Offloa
 
 /// Bytes of a frame in which addresses and ports are looked for: Ethernet, IPv4 with options or IPv6, ports.
 const FLOW_BYTES: usize = 78;
+/// Those where there are no options and it is IPv4.
+const USUAL_BYTES: usize = 38;
 
 /// A number that all packets of a flow have in common, so that they stay in one queue and in order: Windows' own hash, or
 /// one over the addresses and, of TCP and UDP, the ports. IRQL <= DISPATCH_LEVEL.
@@ -103,24 +114,49 @@ pub fn flow_of(list: &SendList) -> u32 {
     if told != 0 {
         return told;
     }
+    match list.packet().and_then(|packet| packet.first::<USUAL_BYTES>()) {
+        Some(bytes) if bytes[12..15] == [8, 0, 0x45] => hash_v4(&bytes),
+        _ => flow_of_any(list),
+    }
+}
+
+/// As [`flow_of`], of a packet of any form.
+#[inline(never)]
+fn flow_of_any(list: &SendList) -> u32 {
     let mut bytes = [0; FLOW_BYTES];
     let Some(packet) = list.packet() else { return 0 };
     packet.copy(0, &mut bytes);
-    let word = |at: usize| u32_at(&bytes, at).unwrap_or(0);
-    let mix = |mixed: u32, at: usize| (mixed ^ word(at)).wrapping_mul(0x9e37_79b1);
-    let ports = |protocol: u8, at: usize| if matches!(protocol, TCP | UDP) { word(at) } else { 0 };
-    let mixed = match u16_at(&bytes, ETHERNET - 2) {
-        Some(TYPE_IPV4) => {
-            // Of a fragment, only the first has ports.
-            let whole = bytes[20] & 0x3f == 0 && bytes[21] == 0;
-            let protocol = if whole { bytes[23] } else { 0 };
-            let transport = ETHERNET + usize::from(bytes[14] & 15) * 4;
-            [26, 30].into_iter().fold(ports(protocol, transport), mix)
-        }
-        Some(TYPE_IPV6) => (22..54).step_by(4).fold(ports(bytes[20], 54), mix),
-        _ => return 0,
-    };
-    mixed >> 16
+    match u16_at(&bytes, ETHERNET - 2) {
+        Some(TYPE_IPV4) => hash_v4(&bytes),
+        Some(TYPE_IPV6) => hash_v6(&bytes),
+        _ => 0,
+    }
+}
+
+/// Mixes the word at `at` in.
+#[inline]
+fn mix(mixed: u32, bytes: &[u8], at: usize) -> u32 {
+    (mixed ^ u32_at(bytes, at).unwrap_or(0)).wrapping_mul(0x9e37_79b1)
+}
+
+/// As the ports are mixed in, where there are any.
+#[inline]
+fn ports(protocol: u8, bytes: &[u8], at: usize) -> u32 {
+    if matches!(protocol, TCP | UDP) { u32_at(bytes, at).unwrap_or(0) } else { 0 }
+}
+
+#[inline]
+fn hash_v4<const N: usize>(bytes: &[u8; N]) -> u32 {
+    const { assert!(N >= USUAL_BYTES) };
+    // Of a fragment, only the first has ports.
+    let whole = bytes[20] & 0x3f == 0 && bytes[21] == 0;
+    let protocol = if whole { bytes[23] } else { 0 };
+    let transport = ETHERNET + usize::from(bytes[14] & 15) * 4;
+    mix(mix(ports(protocol, bytes, transport), bytes, 26), bytes, 30) >> 16
+}
+
+fn hash_v6(bytes: &[u8; FLOW_BYTES]) -> u32 {
+    (22..54).step_by(4).fold(ports(bytes[20], bytes, 54), |mixed, at| mix(mixed, bytes, at)) >> 16
 }
 
 /// What sending uses, under the lock.
@@ -149,26 +185,20 @@ impl Hot {
     fn fill(&mut self, common: &Common, done: &mut SendChain) {
         while let Some(list) = self.waiting.front() {
             let (sums, large, tag) = (list.checksum(), list.large_send(), list.tag());
-            let offload = offload_of(common, sums, large, tag);
+            let Some(offload) = offload_of(common, sums, large, tag) else {
+                self.traffic.errors += 1;
+                // It leaves this chain before it joins the other.
+                if let Some(list) = self.waiting.pop().and_then(|list| list.abort(NdisStatus::INVALID_PACKET)) {
+                    done.push(list);
+                }
+                continue;
+            };
             while let Some(packet) = list.packet() {
-                if self.ring.is_full() {
+                if self.ring.send(Frame { packet, offload, class: Class::Unicast }).is_err() {
+                    // No room: it stays the list's.
                     return;
                 }
                 list.advance();
-                let ended = match offload {
-                    // There is room, as was seen above.
-                    Some(offload) => {
-                        let frame = Frame { packet, offload, class: Class::Unicast };
-                        self.ring.send(frame).err().map(|frame| frame.packet)
-                    }
-                    None => Some(packet),
-                };
-                if let Some(packet) = ended {
-                    self.traffic.errors += 1;
-                    if let Some(list) = packet.finish(NdisStatus::INVALID_PACKET) {
-                        done.push(list);
-                    }
-                }
             }
             let Some(list) = self.waiting.pop() else { return };
             if list.is_empty() {
@@ -181,11 +211,22 @@ impl Hot {
 
     /// A packet has ended.
     fn finish(&mut self, frame: Frame, status: Status, done: &mut SendChain) {
-        let status = match status {
-            Status::Sent => {
-                self.traffic.count(frame.class, 1, frame.packet.len().into());
-                NdisStatus::SUCCESS
+        if status == Status::Sent {
+            self.traffic.count(frame.class, 1, frame.packet.len().into());
+            if let Some(list) = frame.packet.finish(NdisStatus::SUCCESS) {
+                done.push(list);
             }
+            return;
+        }
+        self.fail(frame, status, done);
+    }
+
+    /// A packet was not sent.
+    #[cold]
+    #[inline(never)]
+    fn fail(&mut self, frame: Frame, status: Status, done: &mut SendChain) {
+        let status = match status {
+            Status::Sent => NdisStatus::SUCCESS,
             Status::Dropped | Status::Resources => {
                 self.traffic.discards += 1;
                 NdisStatus::RESOURCES

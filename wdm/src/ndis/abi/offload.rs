@@ -116,10 +116,11 @@ pub struct OffloadParameters {
     pub rsc_ipv4: u8,
     pub rsc_ipv6: u8,
     pub encapsulated_packet: u8,
+    pub encapsulation_types: u8,
 }
 
 /// Bytes of [`OffloadParameters`], by revision less one.
-pub const OFFLOAD_PARAMETERS_SIZES: [usize; 3] = [0x14, 0x16, 0x19];
+pub const OFFLOAD_PARAMETERS_SIZES: [usize; 3] = [0x14, 0x16, 0x1a];
 
 /// Values of the members of [`OffloadParameters`], `NDIS_OFFLOAD_PARAMETERS_`.
 #[expect(missing_docs, reason = "Windows' names")]
@@ -177,7 +178,7 @@ const _: () = {
     assert!(offset_of!(OffloadParameters, lso_v2_ipv4) == 0x0b);
     assert!(offset_of!(OffloadParameters, flags) + 4 == OFFLOAD_PARAMETERS_SIZES[0]);
     assert!(offset_of!(OffloadParameters, ipsec_v2_ipv4) + 1 == OFFLOAD_PARAMETERS_SIZES[1]);
-    assert!(offset_of!(OffloadParameters, encapsulated_packet) + 1 == OFFLOAD_PARAMETERS_SIZES[2]);
+    assert!(offset_of!(OffloadParameters, encapsulation_types) + 1 == OFFLOAD_PARAMETERS_SIZES[2]);
 
     assert!(size_of::<OffloadEncapsulation>() == 0x1c);
 };

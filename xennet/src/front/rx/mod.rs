@@ -36,6 +36,8 @@ pub use packet::{Checksum, Fragment, Gso, Received};
 
 /// Slots of a ring of one page.
 const SLOTS: usize = 256;
+/// Empty pages that are given to the backend together, while it has a good many.
+const REFILL: usize = 16;
 /// Most fragments of a packet; Linux's netfront takes no more either.
 pub const FRAGMENTS: usize = xen_abi::netif::SLOTS_PER_PACKET + 1;
 /// Fewest references that a connection can do with: a packet of the largest size at a time.
@@ -313,11 +315,14 @@ impl<M: Memory> Queue<M> {
         Progress { notify, more }
     }
 
-    /// Gives the backend empty pages, after some came back. True: notify it.
+    /// Gives the backend empty pages, after some came back: once there are enough of them, or it has few. True: notify
+    /// it. What is left to give goes with the next [`Queue::rearm`].
+    #[inline]
     #[must_use = "the backend may sleep until it is told"]
     pub fn replenish<B: Bus>(&mut self, bus: &B) -> bool {
-        let running = self.link.as_ref().is_some_and(|link| link.running);
-        running && self.refill(bus)
+        let Some(link) = self.link.as_ref().filter(|link| link.running) else { return false };
+        let room = link.ring.free() as usize;
+        (room >= SLOTS / 2 || room >= REFILL && self.free.len() >= REFILL) && self.refill(bus)
     }
 
     /// The owner of a packet has done with a page of it. Others are ignored.

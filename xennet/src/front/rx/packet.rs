@@ -14,8 +14,9 @@ use crate::front::{
 /// Bytes of a packet that are looked at first.
 const GLANCE: usize = 96;
 
-/// Part of a received packet.
+/// Part of a received packet. One word, to be handled as such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(align(8))]
 pub struct Fragment {
     /// Page of the pool.
     pub buffer: u16,

@@ -57,6 +57,15 @@ impl Packet for TestPacket {
     fn has_destination(&mut self, address: [u8; 6]) {
         assert_eq!((0..6).map(|at| self.byte(at)).collect::<Vec<_>>(), address);
     }
+    fn first<const N: usize>(&self) -> Option<[u8; N]> {
+        let (address, len) = *self.runs.first()?;
+        let mut bytes = [0; N];
+        if !self.mapped || (len as usize) < N {
+            return None;
+        }
+        self.ram.read(address, &mut bytes);
+        Some(bytes)
+    }
     fn copy(&mut self, offset: u32, out: &mut [u8]) -> bool {
         if !self.mapped || offset as usize + out.len() > self.len as usize {
             return false;

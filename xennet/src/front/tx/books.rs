@@ -69,10 +69,17 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         Some(taken)
     }
 
-    /// Frees a slot and what its request used. A page that the peer keeps makes its packet held.
-    #[inline]
+    /// Frees a slot, if it is taken, and what its request used.
     pub(super) fn retire<B: Bus>(&mut self, bus: &B, index: u16) {
-        let Some(Slot { entry, reference, bounce, .. }) = self.slots.release(index) else { return };
+        if let Some(slot) = self.slots.release(index) {
+            self.retired(bus, slot);
+        }
+    }
+
+    /// A slot was freed, and what its request used is free with it. A page that the peer keeps makes its packet held.
+    #[inline]
+    pub(super) fn retired<B: Bus>(&mut self, bus: &B, slot: Slot) {
+        let Slot { entry, reference, bounce, .. } = slot;
         if bounce != NONE {
             self.bounces.push(bounce);
         }

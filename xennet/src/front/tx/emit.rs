@@ -3,15 +3,19 @@
 use alloc::vec::Vec;
 
 use xen_abi::netif::{Extra, MAX_TX_SIZE, SLOTS_PER_PACKET, TxFlags, TxRequest};
-use xenbus::{client::Bus, pages::Memory};
+use xenbus::{
+    client::{Bus, Error},
+    pages::Memory,
+};
 
 use super::{
     CHUNK, Queue,
-    head::{Head, Work},
+    head::{Head, SMALL, Work},
+    plain::Plain,
     table::Status,
 };
 use crate::front::{
-    PAGE, Packet,
+    PAGE, Packet, Run,
     headers::{MOST, TAG},
     segment::{self, Segment},
 };
@@ -20,6 +24,9 @@ use crate::front::{
 const HEAD: usize = 96;
 /// Bytes copied at a time where a packet cannot be granted.
 const PIECE: usize = 512;
+
+/// Flags of a packet whose checksum the backend fills in.
+pub(super) const BLANK: TxFlags = TxFlags::CSUM_BLANK.union(TxFlags::DATA_VALIDATED);
 
 /// What became of an attempt to hand a packet out.
 pub(super) enum Step {
@@ -33,12 +40,36 @@ pub(super) enum Step {
     Refused(Status),
 }
 
+/// What preparing a packet led to.
+enum Prepared {
+    /// It goes from where it is, with these flags.
+    AsItIs(TxFlags),
+    /// It was dealt with.
+    Done(Step),
+}
+
+impl From<Step> for Prepared {
+    fn from(step: Step) -> Self {
+        Self::Done(step)
+    }
+}
+
 /// Part of a page of the packet's.
 #[derive(Clone, Copy)]
 struct Piece {
     frame: u64,
     offset: u16,
     len: u16,
+}
+
+impl Piece {
+    /// All `len` bytes of a packet that begins with this run, if that is in one page.
+    #[inline]
+    fn whole(first: Run, len: u32) -> Option<Self> {
+        let offset = (first.address % PAGE as u64) as u32;
+        let right = first.bytes >= len && len <= PAGE as u32 - offset;
+        right.then_some(Self { frame: first.address / PAGE as u64, offset: offset as u16, len: len as u16 })
+    }
 }
 
 /// The pages behind a packet's head.
@@ -112,11 +143,12 @@ fn for_bytes<P: Packet>(packet: &mut P, from: u32, count: u32, mut each: impl Fn
 
 impl<P: Packet, M: Memory> Queue<P, M> {
     /// Hands out what is left of a packet, or the next segment of it.
+    #[inline]
     pub(super) fn emit<B: Bus>(&mut self, bus: &B, index: u16) -> Step {
         if self.room() == 0 {
             return Step::Exhausted;
         }
-        let Self { entries, link, pieces, stock, learned, counters, in_flight, .. } = self;
+        let Self { entries, link, stock, learned, .. } = self;
         let Some(abilities) = link.as_ref().map(|link| link.abilities) else { return Step::Exhausted };
         let Some(entry) = entries.get_mut(usize::from(index)) else { return Step::Out };
         if entry.status != Status::Sent {
@@ -125,9 +157,46 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         }
         let Some(packet) = entry.packet.as_mut() else { return Step::Out };
         let (len, offload) = (packet.len(), packet.offload());
+        let Some(first) = packet.run(0) else {
+            return Step::Refused(if len == 0 { Status::Malformed } else { Status::Resources });
+        };
+        // Where all of it is, if it may go from there.
+        let granted = abilities.trusted && len > SMALL && !stock.is_empty();
+        let whole = if granted { Piece::whole(first, len) } else { None };
+        let mut flags = None;
+        if whole.is_some()
+            && let Some(bytes) = packet.first()
+            && let Some(plain) = Plain::new(&bytes)
+        {
+            flags = plain.as_it_is(len, &offload, abilities.checksum_v4);
+            if flags.is_some() {
+                packet.has_destination(plain.destination());
+                learned.note_v4(plain.source());
+            }
+        }
+        let flags = match flags {
+            Some(flags) => flags,
+            None => match self.prepare(bus, index, first.bytes, whole.is_some()) {
+                Prepared::AsItIs(flags) => flags,
+                Prepared::Done(step) => return step,
+            },
+        };
+        let Some(piece) = whole else { return Step::Exhausted };
+        self.push_whole(bus, index, piece, flags)
+    }
+
+    /// The general part of [`Queue::emit`]: for a packet that has to be changed, is in several pieces, or is no usual
+    /// one. Its first run has `first` bytes; `whole`: it may go from where it is.
+    #[inline(never)]
+    fn prepare<B: Bus>(&mut self, bus: &B, index: u16, first: u32, whole: bool) -> Prepared {
+        let Self { entries, link, learned, counters, .. } = self;
+        let Some(abilities) = link.as_ref().map(|link| link.abilities) else { return Step::Exhausted.into() };
+        let Some(entry) = entries.get_mut(usize::from(index)) else { return Step::Out.into() };
+        let Some(packet) = entry.packet.as_mut() else { return Step::Out.into() };
+        let (len, offload) = (packet.len(), packet.offload());
         let mut head = Head::EMPTY;
-        if let Err(status) = head.read(packet) {
-            return Step::Refused(status);
+        if let Err(status) = head.read(packet, first) {
+            return Step::Refused(status).into();
         }
         if entry.issued == 0 {
             packet.has_destination(head.destination());
@@ -137,52 +206,97 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         }
         let work = match head.prepare(len, &offload, abilities) {
             Ok(work) => work,
-            Err(status) => return Step::Refused(status),
+            Err(status) => return Step::Refused(status).into(),
         };
+        if whole && !head.changed && offload.vlan.is_none() {
+            match work {
+                Work::Plain => return Prepared::AsItIs(TxFlags::empty()),
+                Work::Blank => return Prepared::AsItIs(BLANK),
+                _ => {}
+            }
+        }
         if let Work::Segments(size) = work {
-            return self.emit_segment(index, &head, size);
+            return self.emit_segment(index, &head, size).into();
         }
         let tag = if offload.vlan.is_some() { TAG as u32 } else { 0 };
         if len.saturating_add(tag) > MAX_TX_SIZE {
-            return Step::Refused(Status::Malformed);
+            return Step::Refused(Status::Malformed).into();
         }
         if work == Work::Checksum {
             let (upper, rest) = (head.upper(len), head.rest);
             let filled = head.checksum(upper, |sum, count| for_bytes(packet, rest, count, |bytes| sum.add(bytes)));
             if !filled {
-                return Step::Refused(Status::Resources);
+                return Step::Refused(Status::Resources).into();
             }
             counters.checksummed += 1;
         }
         if let Some(tag) = offload.vlan {
             head.insert_tag(tag);
         }
+        self.push_changed(bus, index, &head, len, work).into()
+    }
+
+    /// A packet with the headers that it is to have.
+    fn push_changed<B: Bus>(&mut self, bus: &B, index: u16, head: &Head, len: u32, work: Work) -> Step {
         let (flags, extra) = match work {
-            Work::Blank => (TxFlags::CSUM_BLANK | TxFlags::DATA_VALIDATED, None),
-            Work::Large(kind, size) => (TxFlags::CSUM_BLANK | TxFlags::DATA_VALIDATED, Some(Extra::Gso { kind, size })),
+            Work::Blank => (BLANK, None),
+            Work::Large(kind, size) => (BLANK, Some(Extra::Gso { kind, size })),
             _ => (TxFlags::empty(), None),
         };
+        let Self { entries, link, pieces, stock, in_flight, .. } = self;
         // Nothing but the copy: neither grants nor pages are needed.
         if head.rest >= len && head.len <= CHUNK {
             pieces.0.clear();
-            return self.push_scattered(bus, index, &head, len, flags, extra);
+            return self.push_scattered(bus, index, head, len, flags, extra);
         }
-        if abilities.scatter && abilities.trusted && pieces.find(packet, head.rest).is_some() {
+        let able = link.as_ref().is_some_and(|link| link.abilities.scatter && link.abilities.trusted);
+        let packet = entries.get_mut(usize::from(index)).and_then(|entry| entry.packet.as_mut());
+        if able && packet.is_some_and(|packet| pieces.find(packet, head.rest).is_some()) {
             if stock.len() >= pieces.0.len() {
-                return self.push_scattered(bus, index, &head, len, flags, extra);
+                return self.push_scattered(bus, index, head, len, flags, extra);
             }
             if *in_flight > 0 {
                 return Step::Exhausted;
             }
             // The peer keeps so many grants that this would wait for ever.
         }
-        self.push_copied(index, &head, len - head.rest, flags, extra)
+        self.push_copied(index, head, len - head.rest, flags, extra)
     }
 
     /// Requests that still have room, each with a slot of our own.
     #[inline]
     fn room(&self) -> usize {
         self.link.as_ref().map_or(0, |link| link.ring.free() as usize).min(self.slots.free())
+    }
+
+    /// A reference that is ours and unused was refused: the bus contradicts itself.
+    #[cold]
+    #[inline(never)]
+    fn ungranted<B: Bus>(&mut self, bus: &B, gref: u32, error: Error) {
+        self.distrust(bus, format_args!("grant {gref} for a packet: {error}"));
+    }
+
+    /// All of a packet as it is, in one request: its page is granted. The caller found room and a reference.
+    #[inline]
+    fn push_whole<B: Bus>(&mut self, bus: &B, index: u16, piece: Piece, flags: TxFlags) -> Step {
+        let Self { entries, slots, link, stock, counters, in_flight, .. } = self;
+        let (Some(link), Some(gref)) = (link, stock.pop()) else { return Step::Exhausted };
+        let Some((_, id)) = slots.take(index, gref) else { return Step::Exhausted };
+        if let Err(error) = bus.grant_access(gref, piece.frame, true) {
+            self.ungranted(bus, gref, error);
+            return Step::Exhausted;
+        }
+        let request = TxRequest { gref, offset: piece.offset, flags: flags.bits(), id, size: piece.len };
+        if link.ring.push(&request.into()).is_ok() {
+            *in_flight += 1;
+            if let Some(entry) = entries.get_mut(usize::from(index)) {
+                entry.outstanding += 1;
+            }
+        }
+        counters.granted += 1;
+        counters.packets += 1;
+        counters.bytes += u64::from(piece.len);
+        Step::Out
     }
 
     /// The head in a chunk of the pool, the pieces granted where they are.
@@ -240,8 +354,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
             entry.outstanding += pushed as u16;
         }
         if let Some((gref, error)) = refused {
-            // The reference is ours and unused: the bus would have to contradict itself.
-            self.distrust(bus, format_args!("grant {gref} for a packet: {error}"));
+            self.ungranted(bus, gref, error);
         }
         self.count(total, extra);
         Step::Out
@@ -328,7 +441,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         let upper = u32::from(headers.len - headers.transport) + segment.len;
         let mut flags = TxFlags::empty();
         if abilities.checksum(headers.version) && head.pseudo(upper) {
-            flags = TxFlags::CSUM_BLANK | TxFlags::DATA_VALIDATED;
+            flags = BLANK;
         } else {
             let rest = head.rest;
             if !head.checksum(upper, |sum, count| for_bytes(packet, rest, count, |bytes| sum.add(bytes))) {

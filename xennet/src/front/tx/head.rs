@@ -40,21 +40,24 @@ pub struct Head {
     /// Where in the packet the rest begins.
     pub rest: u32,
     pub headers: Option<Headers>,
+    /// The bytes are not those of the packet any more.
+    pub changed: bool,
 }
 
 impl Head {
     /// Of no packet yet.
-    pub const EMPTY: Self = Self { bytes: [0; MOST], len: 0, rest: 0, headers: None };
+    pub const EMPTY: Self = Self { bytes: [0; MOST], len: 0, rest: 0, headers: None, changed: false };
 
-    /// Copies what has to be in one piece: all headers, and the packet's first piece if that is not much more.
-    pub fn read<P: Packet>(&mut self, packet: &mut P) -> Result<(), Status> {
+    /// Copies what has to be in one piece: all headers, and the packet's `first` piece, so many bytes, if that is not
+    /// much more.
+    #[inline]
+    pub fn read<P: Packet>(&mut self, packet: &mut P, first: u32) -> Result<(), Status> {
         let len = packet.len();
         if (len as usize) < ETHERNET {
             return Err(Status::Malformed);
         }
         // A tag may come in.
         let most = len.min((MOST - TAG) as u32);
-        let first = packet.run(0).ok_or(Status::Resources)?.bytes;
         let mut want = match first {
             _ if len <= SMALL => len,
             // It does not end here, so that no more than its headers is of use.
@@ -96,7 +99,7 @@ impl Head {
         if !wants_sum && !offload.ip_checksum {
             return Ok(Work::Plain);
         }
-        let Self { bytes, headers: Some(headers), .. } = self else { return Err(Status::Malformed) };
+        let Self { bytes, headers: Some(headers), changed, .. } = self else { return Err(Status::Malformed) };
         if headers.routed && headers.checksum_at().is_some() {
             return Err(Status::Malformed);
         }
@@ -105,6 +108,7 @@ impl Head {
                 return Err(Status::Malformed);
             }
             checksum::fill_ip(bytes, headers);
+            *changed = true;
         }
         if !wants_sum {
             return Ok(Work::Plain);
@@ -114,8 +118,13 @@ impl Head {
             return Err(Status::Malformed);
         }
         let upper = headers.network as u32 + headers.ip_len - u32::from(headers.transport);
-        let blank = abilities.checksum(headers.version) && checksum::fill_pseudo(bytes, headers, upper);
-        Ok(if blank { Work::Blank } else { Work::Checksum })
+        if !abilities.checksum(headers.version) {
+            return Ok(Work::Checksum);
+        }
+        // Windows has put the pseudo-header's sum there; what it has not, is made right here.
+        let Some(other) = checksum::fill_pseudo(bytes, headers, upper) else { return Ok(Work::Checksum) };
+        *changed |= other;
+        Ok(Work::Blank)
     }
 
     /// As [`Head::prepare`], for a packet to be cut into segments of `size` bytes of payload.
@@ -125,6 +134,7 @@ impl Head {
             return Err(Status::Malformed);
         };
         let bytes = self.bytes.get_mut(..self.len).ok_or(Status::Malformed)?;
+        self.changed = true;
         if len - u32::from(headers.len) > u32::from(size) {
             return Ok(large(bytes, &headers, len, size, tagged, abilities));
         }
@@ -133,7 +143,7 @@ impl Head {
         checksum::fill_ip(bytes, &headers);
         self.headers = Some(Headers { ip_len: len - u32::from(headers.network), ..headers });
         let upper = len - u32::from(headers.transport);
-        let blank = abilities.checksum(headers.version) && checksum::fill_pseudo(bytes, &headers, upper);
+        let blank = abilities.checksum(headers.version) && checksum::fill_pseudo(bytes, &headers, upper).is_some();
         Ok(if blank { Work::Blank } else { Work::Checksum })
     }
 
@@ -148,7 +158,7 @@ impl Head {
     /// Puts the pseudo-header's sum where the checksum goes. False: there is no such place.
     pub fn pseudo(&mut self, upper: u32) -> bool {
         let (Some(headers), Some(bytes)) = (self.headers, self.bytes.get_mut(..self.len)) else { return false };
-        checksum::fill_pseudo(bytes, &headers, upper)
+        checksum::fill_pseudo(bytes, &headers, upper).is_some()
     }
 
     /// Fills the checksum in; `rest` adds `count` bytes that follow the copy.
@@ -170,8 +180,8 @@ impl Head {
     /// The copy for one segment of a large packet: its headers only.
     pub fn of_segment(&self, segment: &Segment) -> Option<Self> {
         let headers = self.headers?;
-        let mut head = Self { bytes: self.bytes, len: headers.len.into(), rest: 0, headers: self.headers };
-        head.rest = u32::from(headers.len) + segment.offset;
+        let rest = u32::from(headers.len) + segment.offset;
+        let mut head = Self { len: headers.len.into(), rest, changed: true, ..*self };
         segment::make_header(head.bytes.get_mut(..head.len)?, &headers, segment)?;
         Some(head)
     }
@@ -184,6 +194,7 @@ impl Head {
             put_u16(&mut self.bytes, at, TYPE_VLAN);
             put_u16(&mut self.bytes, at + 2, tag);
             self.len += TAG;
+            self.changed = true;
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A transmit queue: packets in, requests to the backend, checked responses back.
 //!
-//! - A packet is one request for its head (all headers, copied into a page of our own whose grant stands as long as the
-//!   connection), an extra where it is to be segmented, and one request for each page behind the head, granted where it
-//!   is. What needs more requests than a backend takes, or may not be seen as a whole page, is copied.
+//! - A packet that lies in one page and needs no change is one request, for that page, granted where it is. Any other is
+//!   one request for its head (all headers, copied into a page of our own whose grant stands as long as the connection),
+//!   an extra where it is to be segmented, and one request for each page behind the head, granted where it is. What
+//!   needs more requests than a backend takes, or may not be seen as a whole page, is copied.
 //! - What does not fit waits, in the order of arrival. Exhaustion of ring, grants or pages is waited out.
 //! - Nothing is allocated after [`Queue::new`]. Grants come from a stock that [`Queue::attach`] is given.
 //! - A response is copied out and must name a request that is out, with its current sequence number, and a known status;
@@ -19,13 +20,14 @@ mod books;
 mod emit;
 mod head;
 mod own;
+mod plain;
 mod table;
 
 use alloc::vec::Vec;
 use core::fmt;
 
 use xen_abi::{
-    netif::{Tx, TxResponse, TxStatus},
+    netif::{RSP_OKAY, Tx, TxResponse, TxStatus},
     ring::FrontRing,
 };
 use xenbus::{
@@ -458,42 +460,51 @@ impl<P: Packet, M: Memory> Queue<P, M> {
     /// A response. The packet that ended with it.
     fn answered<B: Bus>(&mut self, bus: &B, response: TxResponse) -> Option<(P, Status)> {
         let TxResponse { id, status } = response;
-        let said = match TxStatus::decode(status) {
+        let okay = status == RSP_OKAY;
+        if !okay && !self.is_refusal(bus, response) {
+            return None;
+        }
+        let Some(slot) = self.slots.answered(id) else {
+            self.distrust(bus, format_args!("response id {id:#x}, status {status}: no such request is out"));
+            return None;
+        };
+        let owner = slot.entry;
+        self.retired(bus, slot);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        match owner {
+            OWN => None,
+            FILTER => {
+                self.filter.answered(okay);
+                None
+            }
+            owner => {
+                let entry = self.entries.get_mut(usize::from(owner))?;
+                if !okay && entry.status == Status::Sent {
+                    entry.status = Status::Dropped;
+                    self.counters.dropped += 1;
+                }
+                self.settle(owner)
+            }
+        }
+    }
+
+    /// Whether a response that is none of success is of a request. The others answer an extra, or break the queue.
+    #[cold]
+    fn is_refusal<B: Bus>(&mut self, bus: &B, response: TxResponse) -> bool {
+        let TxResponse { id, status } = response;
+        match TxStatus::decode(status) {
             Ok(TxStatus::Null) => {
                 if let Some(left) = self.extras.checked_sub(1) {
                     self.extras = left;
                 } else {
                     self.distrust(bus, format_args!("status {status} without an extra to answer"));
                 }
-                return None;
+                false
             }
-            Ok(said) => said,
+            Ok(_) => true,
             Err(_) => {
                 self.distrust(bus, format_args!("response id {id:#x}, status {status}: no such status"));
-                return None;
-            }
-        };
-        let index = id & 0xff;
-        let asked = self.slots.busy(index).filter(|slot| id >> 8 == u16::from(slot.sequence));
-        let Some(owner) = asked.map(|slot| slot.entry) else {
-            self.distrust(bus, format_args!("response id {id:#x}, status {status}: no such request is out"));
-            return None;
-        };
-        self.retire(bus, index);
-        self.in_flight = self.in_flight.saturating_sub(1);
-        match owner {
-            OWN => None,
-            FILTER => {
-                self.filter.answered(said == TxStatus::Okay);
-                None
-            }
-            owner => {
-                let entry = self.entries.get_mut(usize::from(owner))?;
-                if said != TxStatus::Okay && entry.status == Status::Sent {
-                    entry.status = Status::Dropped;
-                    self.counters.dropped += 1;
-                }
-                self.settle(owner)
+                false
             }
         }
     }

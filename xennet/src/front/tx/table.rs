@@ -105,9 +105,19 @@ impl Slots {
     }
 
     /// Frees one that is taken: what it was.
-    #[inline]
     pub fn release(&mut self, index: u16) -> Option<Slot> {
-        let slot = self.list.get_mut(usize::from(index)).filter(|slot| slot.busy)?;
+        let id = u16::from(self.busy(index)?.sequence) << 8 | index;
+        self.answered(id)
+    }
+
+    /// Frees the one whose request has this id: what it was. None: no such request is out.
+    #[inline]
+    pub fn answered(&mut self, id: u16) -> Option<Slot> {
+        let index = id & 0xff;
+        let slot = self.list.get_mut(usize::from(index))?;
+        if !slot.busy || id >> 8 != u16::from(slot.sequence) {
+            return None;
+        }
         let was = *slot;
         slot.busy = false;
         slot.next = self.first_free;
