@@ -132,3 +132,32 @@ pub fn lookup(module: &str, name: &str) -> Option<&'static Export> {
 pub fn is_own_module(module: &str) -> bool {
     all().any(|export| same_module(module, export.module))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    /// What drivers of others import.
+    const WANTED: &str = include_str!("../data/third-party-imports.txt");
+
+    #[test]
+    fn what_third_party_drivers_import_is_offered() {
+        let wanted: Vec<(&str, &str)> =
+            WANTED.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' ')).collect();
+        assert!(wanted.len() > 280, "{} names", wanted.len());
+        let missing: Vec<_> = wanted.iter().filter(|(module, name)| lookup(module, name).is_none()).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn no_name_is_offered_twice() {
+        let mut names: Vec<_> = all().map(|export| (export.module, export.name)).collect();
+        names.sort_unstable();
+        let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+        assert!(twice.is_empty(), "{twice:?}");
+        assert!(lookup("hal.dll", "KeSetEvent").is_some(), "either module of the kernel will do");
+        assert!(lookup("storport.sys", "KeSetEvent").is_none());
+        assert!(lookup("ntoskrnl.exe", "KeSetEvents").is_none());
+    }
+}

@@ -73,13 +73,40 @@ pub struct Loaded {
     pub entry: usize,
 }
 
+/// A section of a loaded image.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// Its first byte.
+    pub start: usize,
+    /// Behind its last byte.
+    pub end: usize,
+    /// The system may page it: its name begins with `PAGE`.
+    /// <https://learn.microsoft.com/windows-hardware/drivers/kernel/making-driver-code-or-data-pageable>
+    pub pageable: bool,
+}
+
+impl Section {
+    /// Says whether it is pageable from now on.
+    pub fn set_pageable(&self, pageable: bool) {
+        if let Some((base, pages)) = self.pages() {
+            platform().set_pageable(base, pages, pageable);
+        }
+    }
+
+    /// Its pages. None, if it does not begin with one.
+    pub fn pages(&self) -> Option<(NonNull<u8>, usize)> {
+        let base = NonNull::new(self.start as *mut u8).filter(|_| self.start.is_multiple_of(PAGE_SIZE))?;
+        Some((base, (self.end - self.start).div_ceil(PAGE_SIZE)))
+    }
+}
+
 /// What is known of a loaded image.
 struct Image {
     name: String,
     base: usize,
     size: usize,
     code: Vec<(usize, usize)>,
-    pageable: Vec<(usize, usize)>,
+    sections: Vec<Section>,
     exports: BTreeMap<String, usize>,
     users: usize,
     uses: Vec<usize>,
@@ -297,7 +324,7 @@ fn place(name: &str, bytes: &[u8], pe: &PeFile64<'_>, base: NonNull<u8>, pages: 
     let ranges: Vec<CodeRange> =
         code.iter().map(|&(from, to)| CodeRange { start: start + from, end: start + to }).collect();
     platform().prepare_code(base, pages * PAGE_SIZE, &ranges);
-    let pageable = protect(pe, base, pages);
+    let sections = protect(pe, base, pages);
     let registered = seh::images::Image {
         base: start as u64,
         size: size as u64,
@@ -320,7 +347,7 @@ fn place(name: &str, bytes: &[u8], pe: &PeFile64<'_>, base: NonNull<u8>, pages: 
             base: start,
             size,
             code: code.iter().map(|&(from, to)| (start + from, start + to)).collect(),
-            pageable,
+            sections,
             exports: exported,
             users: 0,
             uses,
@@ -522,9 +549,9 @@ fn export_table(pe: &PeFile64<'_>, start: usize) -> Result<BTreeMap<String, usiz
     Ok(names)
 }
 
-/// Protects the sections as they ask; returns the pageable ones.
-fn protect(pe: &PeFile64<'_>, base: NonNull<u8>, pages: usize) -> Vec<(usize, usize)> {
-    let mut pageable = Vec::new();
+/// Protects the sections as they ask, and returns them.
+fn protect(pe: &PeFile64<'_>, base: NonNull<u8>, pages: usize) -> Vec<Section> {
+    let mut sections = Vec::new();
     let start = base.as_ptr() as usize;
     platform().protect(base, 1.min(pages), Protection::Read);
     for section in pe.section_table().iter() {
@@ -541,11 +568,12 @@ fn protect(pe: &PeFile64<'_>, base: NonNull<u8>, pages: usize) -> Vec<(usize, us
         if let Some(place) = NonNull::new((start + rva) as *mut u8).filter(|_| rva.is_multiple_of(PAGE_SIZE)) {
             platform().protect(place, count, protection);
         }
-        if section.name.starts_with(b"PAGE") {
-            pageable.push((start + rva, start + rva + size));
-        }
+        let pageable = section.name.starts_with(b"PAGE");
+        let section = Section { start: start + rva, end: start + rva + size, pageable };
+        section.set_pageable(pageable);
+        sections.push(section);
     }
-    pageable
+    sections
 }
 
 fn forget(base: usize) -> Vec<usize> {
@@ -580,6 +608,7 @@ pub fn unload(base: *mut u8) {
         verifier::violation("pool leak", format_args!("{name} is unloaded and leaves behind {leak}"));
     }
     forget(start);
+    crate::mm::section::forget(start, start + size);
     let pages = size.div_ceil(PAGE_SIZE);
     if let Some(base) = NonNull::new(base) {
         platform().forget_code(base, pages * PAGE_SIZE);
@@ -611,9 +640,11 @@ pub fn is_code(address: usize) -> bool {
     })
 }
 
-/// Whether an address lies in a pageable section of an image. Any IRQL.
-pub fn is_pageable(address: usize) -> bool {
-    IMAGES.lock().iter().any(|image| image.pageable.iter().any(|&(from, to)| (from..to).contains(&address)))
+/// The sections of the image that an address lies in, and the image's base. Any IRQL.
+pub fn sections_at(address: usize) -> Option<(usize, Vec<Section>)> {
+    let images = IMAGES.lock();
+    let image = images.iter().find(|image| (image.base..image.base + image.size).contains(&address))?;
+    Some((image.base, image.sections.clone()))
 }
 
 /// Whether an address is behind a call instruction of an image. Any IRQL.

@@ -142,6 +142,19 @@ pub unsafe trait Platform: Sync {
     fn free_pages(&self, base: NonNull<u8>, pages: usize);
     /// Changes the protection of pages of `alloc_pages`.
     fn protect(&self, base: NonNull<u8>, pages: usize, protection: Protection);
+    /// Says that pages are pageable from now on, or not any more. A pageable page that is not pinned may be touched below
+    /// DISPATCH_LEVEL only; a platform that can tell reports others to [`crate::verifier::paged_touch`]. Frees undo it.
+    fn set_pageable(&self, base: NonNull<u8>, pages: usize, pageable: bool) {
+        let _ = (base, pages, pageable);
+    }
+    /// Keeps pages resident, as often as it is called. Pages that are not pageable are left alone.
+    fn pin(&self, base: NonNull<u8>, pages: usize) {
+        let _ = (base, pages);
+    }
+    /// Undoes one [`Platform::pin`].
+    fn unpin(&self, base: NonNull<u8>, pages: usize) {
+        let _ = (base, pages);
+    }
     /// A kernel stack of at least `bytes`, with a guard page below. Returns its top.
     fn alloc_stack(&self, bytes: usize) -> Option<NonNull<u8>>;
     /// Frees a stack by its top. It is not the current one.

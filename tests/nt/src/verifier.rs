@@ -10,7 +10,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// DRIVER_VERIFIER_DETECTED_VIOLATION.
 const DETECTED: u32 = 0xc4;
@@ -29,14 +29,26 @@ const LOCKS: usize = 16;
 static LAST_CALL: [AtomicUsize; CPUS] = [const { AtomicUsize::new(0) }; CPUS];
 /// Spin locks held, by processor.
 static HELD: [[AtomicUsize; LOCKS]; CPUS] = [const { [const { AtomicUsize::new(0) }; LOCKS] }; CPUS];
-/// Pairs of locks: the second was taken with the first held.
-static ORDER: IrqLock<BTreeSet<(usize, usize)>> = IrqLock::new(BTreeSet::new());
+/// How many of them.
+static COUNT: [AtomicUsize; CPUS] = [const { AtomicUsize::new(0) }; CPUS];
+/// See [`Order`].
+static ORDER: IrqLock<Order> = IrqLock::new(Order { pairs: BTreeSet::new(), locks: BTreeSet::new() });
 /// Longest DPC so far, in 100 ns units.
 static LONGEST_DPC: AtomicU64 = AtomicU64::new(0);
 static DPCS: AtomicU64 = AtomicU64::new(0);
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 static SPURIOUS: AtomicU64 = AtomicU64::new(0);
 static CALLS: AtomicU64 = AtomicU64::new(0);
+/// A report is being made: what it reads is nobody's access.
+static REPORTS: AtomicBool = AtomicBool::new(false);
+
+/// What is known of the order in which locks are taken.
+struct Order {
+    /// The second was taken with the first held.
+    pairs: BTreeSet<(usize, usize)>,
+    /// Every lock of a pair, so that memory without one is told at once.
+    locks: BTreeSet<usize>,
+}
 
 /// Figures of the run so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +78,7 @@ pub fn figures() -> Figures {
 
 /// Prepares the book-keeping. Before any driver is loaded.
 pub(crate) fn start() {
-    for slot in LAST_CALL.iter().chain(HELD.iter().flatten()) {
+    for slot in LAST_CALL.iter().chain(HELD.iter().flatten()).chain(&COUNT) {
         slot.store(0, Ordering::Relaxed);
     }
 }
@@ -101,7 +113,15 @@ pub(crate) fn lock_violation(rule: &str, lock: usize) -> ! {
 
 /// A spin lock was taken by this processor.
 pub(crate) fn lock_taken(lock: usize) {
-    let held = &HELD[cpu()];
+    let cpu = cpu();
+    // An interrupt between this and the end takes and gives back its own locks.
+    let count = COUNT[cpu].load(Ordering::Relaxed);
+    COUNT[cpu].store(count + 1, Ordering::Relaxed);
+    let held = &HELD[cpu];
+    if count == 0 {
+        held[0].store(lock, Ordering::Relaxed);
+        return;
+    }
     let mut free = None;
     for slot in held {
         let other = slot.load(Ordering::Relaxed);
@@ -110,11 +130,13 @@ pub(crate) fn lock_taken(lock: usize) {
             continue;
         }
         let mut order = ORDER.lock();
-        if order.contains(&(lock, other)) {
+        if order.pairs.contains(&(lock, other)) {
             drop(order);
             lock_violation("taken with another one held that was once taken after it (lock order)", lock);
         }
-        order.insert((other, lock));
+        if order.pairs.insert((other, lock)) {
+            order.locks.extend([lock, other]);
+        }
     }
     match free {
         Some(slot) => slot.store(lock, Ordering::Relaxed),
@@ -124,9 +146,11 @@ pub(crate) fn lock_taken(lock: usize) {
 
 /// A spin lock is about to be given back by this processor.
 pub(crate) fn lock_released(lock: usize) {
-    for slot in &HELD[cpu()] {
+    let cpu = cpu();
+    for slot in &HELD[cpu] {
         if slot.load(Ordering::Relaxed) == lock {
             slot.store(0, Ordering::Relaxed);
+            COUNT[cpu].fetch_sub(1, Ordering::Relaxed);
             return;
         }
     }
@@ -135,7 +159,7 @@ pub(crate) fn lock_released(lock: usize) {
 
 /// Spin locks that this processor holds.
 pub fn locks_held() -> usize {
-    HELD[cpu()].iter().filter(|slot| slot.load(Ordering::Relaxed) != 0).count()
+    COUNT[cpu()].load(Ordering::Relaxed)
 }
 
 /// Memory goes: a lock in it must be free, and what was known of its order is void.
@@ -148,8 +172,9 @@ pub(crate) fn memory_freed(start: usize, end: usize) {
         }
     }
     let mut order = ORDER.lock();
-    if !order.is_empty() {
-        order.retain(|(a, b)| !(start..end).contains(a) && !(start..end).contains(b));
+    if order.locks.range(start..end).next().is_some() {
+        order.pairs.retain(|(a, b)| !(start..end).contains(a) && !(start..end).contains(b));
+        order.locks.retain(|lock| !(start..end).contains(lock));
     }
 }
 
@@ -301,6 +326,36 @@ pub fn fatal_fault(code: u32, what: fmt::Arguments<'_>, rip: usize, address: usi
     describe_stack(&mut report, stack.0, stack.1);
     let code = if code == 0 { IRQL_NOT_LESS } else { code };
     bugcheck::stop(code, [address, platform().irql() as usize, 0, rip], report)
+}
+
+/// Says that a report is made from now on, which may read whatever there is. Any IRQL.
+pub fn stop_judging() {
+    REPORTS.store(true, Ordering::Relaxed);
+}
+
+/// Whether accesses to memory are judged still. Any IRQL.
+pub fn judges() -> bool {
+    !REPORTS.load(Ordering::Relaxed)
+}
+
+/// Pageable memory that is not pinned was touched at DISPATCH_LEVEL or above: the platform calls it with the address, what
+/// was done (0 read, 1 written, 8 executed), and where. Windows stops with the same code and parameters.
+/// <https://learn.microsoft.com/windows-hardware/drivers/debugger/bug-check-0xd1--driver-irql-not-less-or-equal>
+pub fn paged_touch(address: usize, access: u64, rip: usize) -> ! {
+    stop_judging();
+    let irql = platform().irql();
+    let done = match access {
+        0 => "read",
+        1 => "written",
+        _ => "executed",
+    };
+    // What an export did for its caller is the caller's.
+    let place = if loader::is_code(rip) { rip } else { caller() };
+    let what = crate::ex::pool::describe(address).unwrap_or_else(|| loader::describe(address));
+    let mut report = String::new();
+    let _ = writeln!(report, "violation: paged access: paged memory touched at IRQL {irql}");
+    let _ = writeln!(report, "  {done} at {}: {what}", loader::describe(place));
+    bugcheck::stop(IRQL_NOT_LESS, [address, irql as usize, access as usize, rip], report)
 }
 
 /// The highest IRQL at which a function may be called, from its documentation.

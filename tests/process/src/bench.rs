@@ -2,6 +2,7 @@
 
 use crate::frames::{self, MemoryStats};
 use crate::step::{self, Steps};
+use crate::threads::{self, Overlap};
 use crate::touch::{self, Touches, Watch};
 use crate::{host, processor, trap, watchdog};
 use anyhow::Context as _;
@@ -11,6 +12,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use xen_model::Xen;
 
 /// What to run on.
@@ -30,6 +32,9 @@ pub struct BenchConfig {
     pub most_steps: u64,
     /// The preemption point at which the power goes: the report is [`crate::POWER_CUT`] then.
     pub dies_at: Option<u64>,
+    /// Each processor is an OS thread, and the run may take so long at most. Nothing is left to the seed then but what
+    /// the machine looks like, and `stepping`, `watch`, `most_steps` and `dies_at` have no effect.
+    pub threads: Option<Duration>,
     /// Print the log as it comes.
     pub verbose: bool,
     /// The folder with driver packages.
@@ -48,6 +53,7 @@ impl Default for BenchConfig {
             watch: Watch::Never,
             most_steps: 1_000_000_000,
             dies_at: None,
+            threads: None,
             verbose: false,
             drivers: PathBuf::from("target/dist/x64"),
             model: xen_model::Config::default(),
@@ -128,6 +134,11 @@ impl Ctx {
     /// What was done to drivers' accesses to shared pages so far.
     pub fn touches(&self) -> Touches {
         touch::touches()
+    }
+
+    /// What the mode with threads counted so far.
+    pub fn overlap(&self) -> Overlap {
+        threads::overlap()
     }
 
     /// Figures of guest memory.
@@ -235,9 +246,14 @@ impl Bench {
         anyhow::ensure!(!nt::platform::installed(), "this process has run a machine already");
         let (vcpus, seed) = (self.config.vcpus, self.config.seed);
         processor::prepare(vcpus, seed);
-        watchdog::set_up(self.config.most_steps, self.config.dies_at);
-        step::preempt_between(self.config.stepping);
-        touch::set_up(self.config.watch);
+        if let Some(limit) = self.config.threads {
+            println!("{}", threads::introduction(vcpus));
+            threads::set_up(seed, limit);
+        } else {
+            watchdog::set_up(self.config.most_steps, self.config.dies_at);
+            step::preempt_between(self.config.stepping);
+            touch::set_up(self.config.watch);
+        }
         host::set_up(model, 16 << 10, self.config.verbose)?;
         trap::install()?;
         nt::ke::start();

@@ -1,5 +1,6 @@
 //! Guest memory: machine frames in a memfd, the guest's physical map, and the virtual mappings of guest pages.
 
+use crate::paged::Paged;
 use nt::platform::{MemoryRange, PAGE_SIZE, Protection};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -59,6 +60,8 @@ pub struct Frames {
     guarded: BTreeSet<Mfn>,
     /// Of their pages, those that are open for one instruction.
     let_in: Vec<usize>,
+    /// Pageable pages.
+    pub paged: Paged,
     rng: Pcg64,
 }
 
@@ -150,6 +153,7 @@ pub fn set_up(ram_pages: u64, extra: usize, seed: u64) -> anyhow::Result<()> {
         open: Vec::new(),
         guarded: BTreeSet::new(),
         let_in: Vec::new(),
+        paged: Paged::default(),
         rng: Pcg64::seed_from_u64(seed),
     };
     for gfn in 0..ram_pages {
@@ -260,6 +264,7 @@ impl Frames {
         for index in 0..pages {
             let address = base + index * PAGE_SIZE;
             if let Some(mapping) = self.by_address.remove(&address) {
+                self.paged.forget(address);
                 self.unguard(mapping.gfn);
                 if let Some(places) = self.by_gfn.get_mut(&mapping.gfn) {
                     places.retain(|&place| place != address);
@@ -358,7 +363,8 @@ impl Frames {
     /// What Linux shall allow at a page.
     fn flags_at(&self, address: usize, mapping: Mapping) -> i32 {
         let flags = flags(mapping.protection);
-        if self.is_guarded(mapping) && !self.let_in.contains(&address) {
+        let guarded = self.is_guarded(mapping) && !self.let_in.contains(&address);
+        if guarded || self.paged.is_out(address) {
             libc::PROT_NONE
         } else if self.veiled && self.code.contains(&address) && !self.open.contains(&address) {
             flags & !libc::PROT_EXEC
@@ -374,7 +380,8 @@ impl Frames {
         assert!(done, "protecting a guest page: {}", std::io::Error::last_os_error());
     }
 
-    fn apply_again(&self, address: usize) {
+    /// Has Linux allow at a page what it is to allow now.
+    pub fn apply_again(&self, address: usize) {
         if let Some(mapping) = self.by_address.get(&address).filter(|mapping| self.p2m.contains_key(&mapping.gfn)) {
             self.apply(address, *mapping);
         }

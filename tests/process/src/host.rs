@@ -1,7 +1,7 @@
 //! `nt`'s platform: memory, processors, ports, PCI and the end of a run, put together.
 
 use crate::frames::{self, memory};
-use crate::{processor, rewrite, step};
+use crate::{processor, rewrite, step, threads};
 use nt::platform::{Cache, CodeRange, MemoryRange, PAGE_SIZE, PciAddress, Platform, Point, Protection, Stop};
 use std::ptr::NonNull;
 use std::sync::Mutex;
@@ -34,7 +34,12 @@ pub fn set_xen(xen: Xen, verbose: bool) {
 
 /// Does something with the model. No guest code runs meanwhile. `None`: there is no model.
 pub fn with_xen<R>(body: impl FnOnce(&mut Xen) -> R) -> Option<R> {
-    lock(&XEN).as_mut().map(body)
+    let result = lock(&XEN).as_mut().map(body);
+    // The keeper asks by itself.
+    if threads::on() && threads::own() < processor::MAX {
+        threads::wake_keeper();
+    }
+    result
 }
 
 /// The log so far.
@@ -151,8 +156,7 @@ unsafe impl Platform for Host {
         processor::set_clock(when);
     }
     fn stall(&self, microseconds: u32) {
-        processor::advance(u64::from(microseconds) * 1000);
-        processor::preempt(Point::Spin);
+        processor::stall(u64::from(microseconds) * 1000);
     }
     fn random(&self) -> u64 {
         processor::random()
@@ -169,6 +173,15 @@ unsafe impl Platform for Host {
     }
     fn protect(&self, base: NonNull<u8>, pages: usize, protection: Protection) {
         memory().protect(base.as_ptr() as usize, pages, protection);
+    }
+    fn set_pageable(&self, base: NonNull<u8>, pages: usize, pageable: bool) {
+        memory().set_pageable(base.as_ptr() as usize, pages, pageable);
+    }
+    fn pin(&self, base: NonNull<u8>, pages: usize) {
+        memory().pin(base.as_ptr() as usize, pages, true);
+    }
+    fn unpin(&self, base: NonNull<u8>, pages: usize) {
+        memory().pin(base.as_ptr() as usize, pages, false);
     }
     fn alloc_stack(&self, bytes: usize) -> Option<NonNull<u8>> {
         // The page before every range of the arena is never mapped: it is the guard.
@@ -245,6 +258,9 @@ unsafe impl Platform for Host {
     fn prepare_code(&self, base: NonNull<u8>, len: usize, code: &[CodeRange]) {
         let start = base.as_ptr() as usize;
         step::add(start, start + len, code);
+        if threads::on() {
+            threads::add(start, start + len);
+        }
         // SAFETY: the loader gives functions of an image that is writable and does not run yet.
         unsafe { rewrite::rewrite(start, code) };
     }
@@ -252,6 +268,7 @@ unsafe impl Platform for Host {
         let start = base.as_ptr() as usize;
         rewrite::forget(start, start + len);
         step::forget(start, start + len);
+        threads::forget(start);
     }
 
     fn log(&self, line: &str) {
@@ -265,7 +282,8 @@ unsafe impl Platform for Host {
             eprintln!("{}", stop.report);
             std::process::exit(3);
         }
-        *lock(&END) = Some(stop.clone());
+        // With threads two may come here: the first is why the other did.
+        lock(&END).get_or_insert_with(|| stop.clone());
         processor::leave()
     }
 }

@@ -1,15 +1,18 @@
 //! The virtual processors: contexts, interrupt state, the seeded scheduler, simulated time.
 //!
-//! Everything here runs on the one OS thread that carries the machine; the cells are atomics so that no `static mut` is
-//! needed, not because threads share them.
+//! In the seeded mode everything here runs on the one OS thread that carries the machine, and the cells are atomics only
+//! so that no `static mut` is needed. In the mode with [`threads`] each processor is an OS thread of its own: it alone
+//! writes its cells, but for what is pending and whether it is halted.
 
+use crate::threads;
 use nt::ke::{self, CLOCK_VECTOR, stack};
 use nt::platform::{PAGE_SIZE, Point};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 
 /// Most processors.
 pub const MAX: usize = 64;
@@ -30,7 +33,8 @@ struct Vcpu {
     area: AtomicUsize,
 }
 
-static VCPUS: [Vcpu; MAX] = [const {
+/// The processors, and one more for OS threads that carry none: its interrupts are never enabled.
+static VCPUS: [Vcpu; MAX + 1] = [const {
     Vcpu {
         pending: [const { AtomicU64::new(0) }; 4],
         irql: AtomicU8::new(0),
@@ -39,7 +43,7 @@ static VCPUS: [Vcpu; MAX] = [const {
         rsp: AtomicUsize::new(0),
         area: AtomicUsize::new(0),
     }
-}; MAX];
+}; MAX + 1];
 static COUNT: AtomicU32 = AtomicU32::new(1);
 static CURRENT: AtomicU32 = AtomicU32::new(0);
 static NOW_NS: AtomicU64 = AtomicU64::new(0);
@@ -58,7 +62,7 @@ struct Line {
 static LINES: Mutex<BTreeMap<u32, Line>> = Mutex::new(BTreeMap::new());
 
 fn me() -> &'static Vcpu {
-    &VCPUS[CURRENT.load(Relaxed) as usize]
+    &VCPUS[if threads::on() { threads::own() } else { CURRENT.load(Relaxed) as usize }]
 }
 
 /// A random number below `limit`.
@@ -75,6 +79,9 @@ pub fn random() -> u64 {
 
 /// Mixes an event into the hash that proves two runs to be the same.
 pub fn trace(event: u64) {
+    if threads::on() {
+        return;
+    }
     TRACE.store((TRACE.load(Relaxed) ^ event).wrapping_mul(0x0100_0000_01b3), Relaxed);
 }
 
@@ -88,33 +95,51 @@ pub fn switches() -> u64 {
     SWITCHES.load(Relaxed)
 }
 
-/// Simulated time.
+/// The machine's time.
 pub fn now_ns() -> u64 {
-    NOW_NS.load(Relaxed)
+    if threads::on() { threads::now_ns() } else { NOW_NS.load(Relaxed) }
 }
 
-/// Lets time pass.
+/// Lets simulated time pass; with threads it passes by itself.
 pub fn advance(ns: u64) {
+    if threads::on() {
+        return;
+    }
     NOW_NS.fetch_add(ns, Relaxed);
     tick();
 }
 
-fn tick() {
-    if now_ns() / 100 >= CLOCK.load(Relaxed) {
-        CLOCK.store(u64::MAX, Relaxed);
+/// A processor waits for time to pass.
+pub fn stall(ns: u64) {
+    if threads::on() {
+        threads::stall(ns);
+    } else {
+        advance(ns);
+        preempt(Point::Spin);
+    }
+}
+
+/// Has the clock interrupt if it is time.
+pub fn tick() {
+    let clock = CLOCK.load(Relaxed);
+    // With threads somebody may set it anew meanwhile.
+    if now_ns() / 100 >= clock && CLOCK.compare_exchange(clock, u64::MAX, SeqCst, Relaxed).is_ok() {
         make_pending(0, CLOCK_VECTOR);
     }
 }
 
 /// Asks for the clock's vector at a time.
 pub fn set_clock(when: u64) {
-    CLOCK.store(when, Relaxed);
+    CLOCK.store(when, SeqCst);
     tick();
+    if threads::on() {
+        threads::wake_keeper();
+    }
 }
 
-/// The processor that runs.
+/// The processor that runs; 0 on an OS thread that carries none.
 pub fn current() -> u32 {
-    CURRENT.load(Relaxed)
+    if threads::on() { (threads::own() % MAX) as u32 } else { CURRENT.load(Relaxed) }
 }
 
 /// How many there are.
@@ -130,6 +155,7 @@ pub fn irql() -> u8 {
 /// Writes CR8.
 pub fn set_irql(irql: u8) {
     me().irql.store(irql, Relaxed);
+    crate::paged::irql_is(irql);
     deliver();
 }
 
@@ -153,9 +179,12 @@ pub fn restore(enabled: bool) {
 
 /// Makes a vector pending; nothing runs.
 pub fn make_pending(vcpu: u32, vector: u8) {
-    if let Some(vcpu) = VCPUS[..count() as usize].get(vcpu as usize) {
-        vcpu.pending[vector as usize / 64].fetch_or(1 << (vector % 64), Relaxed);
-        vcpu.halted.store(false, Relaxed);
+    if let Some(cpu) = VCPUS[..count() as usize].get(vcpu as usize) {
+        cpu.pending[vector as usize / 64].fetch_or(1 << (vector % 64), SeqCst);
+        let halted = cpu.halted.swap(false, SeqCst);
+        if threads::on() && threads::own() != vcpu as usize {
+            threads::notify(vcpu, halted);
+        }
     }
 }
 
@@ -205,10 +234,16 @@ pub fn end_of_interrupt(vector: u8) {
 }
 
 fn deliverable(vcpu: &Vcpu) -> Option<u8> {
-    let word = (0..4).rev().find(|&word| vcpu.pending[word].load(Relaxed) != 0)?;
+    let word = (0..4).rev().find(|&word| vcpu.pending[word].load(SeqCst) != 0)?;
     let bit = vcpu.pending[word].load(Relaxed).ilog2();
     let vector = (word as u32 * 64 + bit) as u8;
     (vector >> 4 > vcpu.irql.load(Relaxed)).then_some(vector)
+}
+
+/// Whether [`deliver`] would deliver anything.
+pub fn due() -> bool {
+    let vcpu = me();
+    vcpu.enabled.load(Relaxed) && deliverable(vcpu).is_some()
 }
 
 /// Delivers what is pending and not masked, on the stack that runs. The thread may come back on another processor.
@@ -218,8 +253,11 @@ pub fn deliver() {
         if !vcpu.enabled.load(Relaxed) {
             return;
         }
+        if threads::on() {
+            threads::perhaps_stand_still();
+        }
         let Some(vector) = deliverable(vcpu) else { return };
-        vcpu.pending[vector as usize / 64].fetch_and(!(1 << (vector % 64)), Relaxed);
+        vcpu.pending[vector as usize / 64].fetch_and(!(1 << (vector % 64)), SeqCst);
         vcpu.enabled.store(false, Relaxed);
         trace(u64::from(current()) << 8 | u64::from(vector));
         ke::interrupt::dispatch(vector);
@@ -227,8 +265,8 @@ pub fn deliver() {
     }
 }
 
-/// Lets the model work.
-fn step_model() -> bool {
+/// Lets the model work. False: it had nothing to do.
+pub fn step_model() -> bool {
     let moved = crate::host::with_xen(|xen| xen.step(now_ns())).unwrap_or(false);
     if moved {
         trace(0x57e9);
@@ -238,6 +276,15 @@ fn step_model() -> bool {
 
 /// A preemption point.
 pub fn preempt(point: Point) {
+    if threads::on() {
+        match point {
+            Point::Spin => threads::spin(),
+            Point::Call => threads::called(),
+            Point::Release => threads::pause(),
+        }
+        deliver();
+        return;
+    }
     if HOST_RSP.load(Relaxed) == 0 {
         return;
     }
@@ -320,11 +367,19 @@ pub fn describe(vcpu: u32) -> String {
         .filter(|vector| cpu.pending[*vector as usize / 64].load(Relaxed) >> (vector % 64) & 1 != 0)
         .map(|vector| format!("{vector:#x}"))
         .collect();
-    format!("{halted}, IRQL {}, interrupts {interrupts}, pending [{}]", cpu.irql.load(Relaxed), pending.join(", "))
+    let place = if threads::on() { threads::describe(vcpu) } else { String::new() };
+    format!(
+        "{halted}, IRQL {}, interrupts {interrupts}, pending [{}]{place}",
+        cpu.irql.load(Relaxed),
+        pending.join(", ")
+    )
 }
 
 /// Where a processor's stack ends now: its saved one, or the caller's on the processor that runs.
 pub fn stack_pointer(vcpu: u32) -> usize {
+    if threads::on() {
+        return threads::stack_pointer(vcpu);
+    }
     if vcpu == current() {
         let here = 0_u8;
         return (&raw const here) as usize;
@@ -336,8 +391,28 @@ fn runnable(vcpu: u32) -> bool {
     !VCPUS[vcpu as usize].halted.load(Relaxed)
 }
 
+/// Whether every processor waits for an interrupt and none is pending.
+pub fn all_idle() -> bool {
+    VCPUS[..count() as usize]
+        .iter()
+        .all(|vcpu| vcpu.halted.load(SeqCst) && vcpu.pending.iter().all(|word| word.load(SeqCst) == 0))
+}
+
+/// When the clock, or the model, next wants something.
+pub fn next_deadline_ns() -> u64 {
+    let clock = CLOCK.load(Relaxed).saturating_mul(100);
+    let model = crate::host::with_xen(|xen| xen.next_deadline_ns()).flatten().unwrap_or(u64::MAX);
+    clock.min(model)
+}
+
 /// Waits for an interrupt.
 pub fn halt() {
+    if threads::on() {
+        let vcpu = me();
+        threads::halt(&vcpu.halted, || deliverable(vcpu).is_some());
+        deliver();
+        return;
+    }
     me().halted.store(true, Relaxed);
     let mut idle_steps = 0_u32;
     loop {
@@ -361,9 +436,7 @@ pub fn halt() {
             }
             crate::watchdog::bark("the model works on and on while every processor idles");
         }
-        let clock = CLOCK.load(Relaxed).saturating_mul(100);
-        let model = crate::host::with_xen(|xen| xen.next_deadline_ns()).flatten().unwrap_or(u64::MAX);
-        let next = clock.min(model);
+        let next = next_deadline_ns();
         if next == u64::MAX {
             crate::watchdog::bark("deadlock: every processor idles, no timer is set, and no backend has work");
         }
@@ -378,6 +451,7 @@ fn switch(next: u32) {
     SWITCHES.fetch_add(1, Relaxed);
     trace(0xc9_0000 | u64::from(next));
     CURRENT.store(next, Relaxed);
+    crate::paged::irql_is(irql());
     load_area();
     // SAFETY: the other context was saved by this function or made by `run`.
     unsafe { stack::change(VCPUS[from as usize].rsp.as_ptr(), VCPUS[next as usize].rsp.load(Relaxed)) };
@@ -410,6 +484,11 @@ pub fn run() {
         // SAFETY: the end of the fresh stack.
         vcpu.rsp.store(unsafe { stack::prepare(top, first) }, Relaxed);
     }
+    if threads::on() {
+        let stacks: Vec<usize> = VCPUS[..count() as usize].iter().map(|vcpu| vcpu.rsp.load(Relaxed)).collect();
+        threads::run(&stacks);
+        return;
+    }
     CURRENT.store(0, Relaxed);
     // SAFETY: the context was made above; `leave` comes back here.
     unsafe { stack::change(HOST_RSP.as_ptr(), VCPUS[0].rsp.load(Relaxed)) };
@@ -418,6 +497,9 @@ pub fn run() {
 
 /// Ends the machine: goes back to where [`run`] was called.
 pub fn leave() -> ! {
+    if threads::on() {
+        threads::leave();
+    }
     let mut nowhere = 0_usize;
     // SAFETY: `run` stored its context; nothing of the machine runs again.
     unsafe { stack::change(&raw mut nowhere, HOST_RSP.load(Relaxed)) };
@@ -426,7 +508,7 @@ pub fn leave() -> ! {
 
 /// Whether the machine runs.
 pub fn running() -> bool {
-    HOST_RSP.load(Relaxed) != 0
+    HOST_RSP.load(Relaxed) != 0 || threads::running()
 }
 
 #[unsafe(naked)]

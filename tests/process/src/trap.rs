@@ -1,7 +1,7 @@
 //! Traps: what drivers execute that a process may not, carried out in signal handlers on the stack that runs.
 
 use crate::rewrite::{self, Sensitive};
-use crate::{frames, host, processor, shared, step, touch};
+use crate::{frames, host, paged, processor, shared, step, threads, touch};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register};
 use libc::{c_int, c_void, siginfo_t, ucontext_t};
 use nt::platform::{Platform as _, Point};
@@ -94,14 +94,16 @@ impl Regs<'_> {
 /// # Errors
 /// What Linux refused.
 pub fn install() -> anyhow::Result<()> {
-    for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGTRAP, libc::SIGFPE] {
+    let faults = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGTRAP, libc::SIGFPE];
+    for signal in faults.into_iter().chain(threads::on().then_some(threads::SIGNALS).into_iter().flatten()) {
         // SAFETY: a handler with the signature of SA_SIGINFO. No alternate stack: the handler runs on the stack of the
         // NT thread, which may be switched away inside of it. No signal is blocked meanwhile.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = handle;
             action.sa_sigaction = handler as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
+            // System calls of the bench itself go on after a signal of the mode with threads.
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_RESTART;
             anyhow::ensure!(
                 libc::sigaction(signal, &raw const action, std::ptr::null_mut()) == 0,
                 "sigaction: {}",
@@ -117,6 +119,9 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
     let (info, context) = unsafe { (&*info, &mut *context.cast::<ucontext_t>()) };
     let mut regs = Regs(context);
     let rip = regs.rip() as usize;
+    if threads::on() && threads::signalled(signal, rip, regs.get(RSP) as usize) {
+        return;
+    }
     let (number, error) = (regs.field(libc::REG_TRAPNO), regs.field(libc::REG_ERR));
     // Whoever reads the flags in between is not to see how drivers are stepped through.
     let flags = regs.flags() & !step::TF;
@@ -126,8 +131,11 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
     if signal == libc::SIGTRAP && number == DEBUG {
         touch::trapped(rip);
         step::trapped(rip);
-    } else if !access.is_some_and(|at| if error & FETCH != 0 { step::fetch(at) } else { touch::touched(&mut regs, at) })
-    {
+    } else if !access.is_some_and(|at| {
+        let (fetch, write) = (error & FETCH != 0, error & 2 != 0);
+        paged::touched(at, if fetch { 8 } else { u64::from(write) }, rip)
+            || if fetch { step::fetch(at) } else { touch::touched(&mut regs, at) }
+    }) {
         touch::settle();
         step::pause();
         if serve(signal, info, &mut regs) {

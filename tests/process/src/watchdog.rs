@@ -1,7 +1,8 @@
-//! Ends a run that hangs, with a report of who spins and who waits. Its bounds count what the machine does and simulated
-//! time, never real time, so a hang is as reproducible as everything else.
+//! Ends a run that hangs, with a report of who spins and who waits. In the seeded mode its bounds count what the machine
+//! does and simulated time, never real time, so a hang is as reproducible as everything else; in the mode with threads the
+//! keeper looks at the host's clock.
 
-use crate::{host, processor};
+use crate::{host, processor, threads};
 use nt::ke::sched::{self, Thread};
 use nt::{loader, verifier};
 use std::fmt::Write as _;
@@ -65,8 +66,12 @@ pub fn idle() {
 
 /// Ends the run.
 pub fn bark(why: &str) -> ! {
+    if threads::on() {
+        threads::stop_all();
+    }
     let states: Vec<String> = (0..processor::count()).map(processor::describe).collect();
     processor::disable();
+    verifier::stop_judging();
     if BARKED.swap(true, Relaxed) {
         host::stop_with("hang: the report itself waits for a lock that is held");
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{in_child, run};
+use common::{in_child, in_child_as, run};
 use nt::disk::{Disk, Operation};
 use nt::io::file;
 use nt::pnp::{self, State};
@@ -14,6 +14,7 @@ const FOREIGN_RUN: u32 = 0x8000_2000;
 const FOREIGN_PLUG: u32 = 0x8000_2004;
 const FOREIGN_UNPLUG: u32 = 0x8000_2008;
 const FOREIGN_EJECT: u32 = 0x8000_200c;
+const FOREIGN_BREAK: u32 = 0x8000_2018;
 
 /// The folder of the foreign drivers' packages; says so and gives `None` where they were not built.
 fn packages() -> Option<PathBuf> {
@@ -91,6 +92,37 @@ fn the_kernel_services_of_simple_drivers() {
         assert_eq!(nt::wmi::blocks().len(), 0);
         assert!(!nt::io::driver::loaded().iter().any(|name| name == "fkern"), "{:#?}", ctx.log());
     });
+}
+
+#[test]
+fn pageable_memory_below_dispatch_level() {
+    boot("pageable_memory_below_dispatch_level", |ctx| {
+        assert!(checks(ctx, r"\Device\ForeignPaged") >= 15);
+    });
+}
+
+#[test]
+fn pageable_memory_at_dispatch_level_ends_the_run() {
+    let Some(drivers) = packages() else { return };
+    // What was done, and where the report says that it was: a function of the driver's, or its call of an export.
+    let ways = ["read", "written", "executed", "read", "read", "read", "read"];
+    for (how, done) in ways.iter().enumerate() {
+        in_child_as("pageable_memory_at_dispatch_level_ends_the_run", &how.to_string(), || {
+            let outcome = run(BenchConfig { drivers: drivers.clone(), ..BenchConfig::default() }, |ctx| {
+                let packages = ctx.packages().expect("the folder is readable");
+                pnp::boot::boot(pnp::boot::BootConfig { packages, ..Default::default() }).expect("a boot");
+                control(r"\Device\ForeignPaged", FOREIGN_BREAK, &(how as u32).to_le_bytes(), &mut []);
+            });
+            let Outcome::Stopped(stop) = outcome else { panic!("way {how} was not noticed") };
+            let report = &stop.report;
+            assert!(report.contains("paged memory touched at IRQL 2"), "{report}");
+            assert!(report.contains(&format!("{done} at fpaged.sys+0x")), "{report}");
+            // DRIVER_IRQL_NOT_LESS_OR_EQUAL: what, at which IRQL, how.
+            let access = [("read", 0), ("written", 1), ("executed", 8)].iter().find(|(name, _)| name == done);
+            assert_eq!((stop.code, stop.parameters[1]), (0xd1, 2));
+            assert_eq!(Some(stop.parameters[2]), access.map(|&(_, number)| number));
+        });
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use suites::{Case, Failure, Setup};
 use crate::boot;
 use crate::network;
 use crate::story::{self, STORIES};
+use crate::threads;
 use crate::walk;
 use crate::world::{self, ModelWorld};
 
@@ -69,6 +70,12 @@ pub fn list() -> anyhow::Result<ExitCode> {
             quick: story.quick,
             timeout_s: story.timeout_s,
         }))
+        .chain(suites::cases::all().filter(|case| threads::CASES.contains(&case.name)).map(|case| Info {
+            name: threads::name(case.name),
+            summary: case.summary,
+            quick: false,
+            timeout_s: threads::TIMEOUT_S,
+        }))
         .collect();
     println!("{}", serde_json::to_string(&cases)?);
     Ok(ExitCode::SUCCESS)
@@ -85,8 +92,13 @@ pub fn run(name: &str, seed: u64, drivers: PathBuf, verbose: bool) -> anyhow::Re
     if let Some(story) = STORIES.iter().find(|story| story.name == name) {
         return story::run(story, seed, &drivers);
     }
+    let threaded = threads::case_of(name);
+    let name = threaded.unwrap_or(name);
     let case = suites::cases::all().find(|case| case.name == name).with_context(|| format!("no case `{name}`"))?;
     let setup = (case.setup)(seed);
+    if threaded.is_some() {
+        threads::refuse(case, &setup)?;
+    }
     let config = BenchConfig {
         seed,
         vcpus: setup.vcpus,
@@ -97,6 +109,7 @@ pub fn run(name: &str, seed: u64, drivers: PathBuf, verbose: bool) -> anyhow::Re
             Often::Always => Watch::Always,
         },
         most_steps: u64::from(case.timeout_s) * STEPS_PER_SECOND,
+        threads: threaded.map(|_| threads::limit()),
         verbose,
         drivers,
         model: xen_model::Config {
@@ -183,6 +196,10 @@ fn body(ctx: &process::Ctx, case: &Case, setup: &Setup, seed: u64) -> Done {
         counters.insert("shared accesses".to_owned(), touches.accesses);
         counters.insert("stores delayed".to_owned(), touches.delayed);
         counters.insert("stores overtaken".to_owned(), touches.overtaken);
+    }
+    if ctx.config().threads.is_some() {
+        let shown = threads::judge(ctx.overlap(), &mut counters);
+        result = result.and(shown);
     }
     if result.is_ok() && setup.shared_access == Often::Always && touches.delayed == 0 {
         result = Err(Failure("no store to a shared page was delayed".to_owned()));

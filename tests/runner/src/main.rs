@@ -11,6 +11,7 @@ mod image;
 mod network;
 mod story;
 mod tap;
+mod threads;
 mod volume;
 mod walk;
 mod world;
@@ -44,6 +45,9 @@ enum Command {
         /// Print the log as it comes
         #[arg(long)]
         verbose: bool,
+        /// Each processor is an OS thread, and all run at once: the same as the name `threads/NAME`
+        #[arg(long)]
+        threads: bool,
     },
     /// Run a case whose seed is the number of the call that fails, for one number after another
     Walk {
@@ -102,7 +106,10 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::List => case::list(),
-        Command::Case { name, seed, drivers, verbose } => case::run(&name, seed, drivers, verbose),
+        Command::Case { name, seed, drivers, verbose, threads } => {
+            let name = if threads { threads::name(&name) } else { name };
+            case::run(&name, seed, drivers, verbose)
+        }
         Command::Walk { name, drivers, from, to, every } => walk::run(&name, &drivers, from, to, every),
         Command::Boot { order } => story::run_boot(&order),
         Command::Bench { seed, drivers, json, only } => bench::run(seed, drivers, json.as_deref(), only),

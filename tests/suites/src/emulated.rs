@@ -58,6 +58,8 @@ impl DeviceModel {
 
 const COMMAND_BASE: [u16; 2] = [0x1f0, 0x170];
 const IDENTIFY_DEVICE: u32 = 0xec;
+/// 16-bit words of the answer.
+const SECTOR_WORDS: usize = 256;
 
 /// The drives that answer IDENTIFY DEVICE: primary master and slave, secondary master and slave (ATA/ATAPI-7, 6.16).
 pub fn drives() -> [Option<Drive>; 4] {
@@ -76,7 +78,13 @@ pub fn drives() -> [Option<Drive>; 4] {
         match signature {
             (0x14, 0xeb) => Some(Drive::Cdrom),
             _ if status == 0 => None,
-            _ => Some(Drive::Disk),
+            _ => {
+                // Until its answer is read the drive takes no other register write, and the other drive cannot be chosen.
+                for _ in 0..SECTOR_WORDS {
+                    ports.port_read(base, 2);
+                }
+                Some(Drive::Disk)
+            }
         }
     })
 }

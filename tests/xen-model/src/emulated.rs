@@ -66,6 +66,8 @@ struct Channel {
     selected: usize,
     /// What the last command left: status, and the two signature bytes.
     answer: [(u8, u8, u8); 2],
+    /// 16-bit words of its data that were not read yet.
+    data: [u16; 2],
 }
 
 /// The devices.
@@ -81,6 +83,8 @@ const IDENTIFY_DEVICE: u8 = 0xec;
 const READY: u8 = 0x50;
 const DATA_REQUEST: u8 = 0x08;
 const ERROR: u8 = 0x01;
+/// Words of IDENTIFY DEVICE's answer.
+const IDENTITY_WORDS: u16 = 256;
 
 impl Emulated {
     pub(crate) fn new(config: DeviceModel) -> Self {
@@ -131,11 +135,18 @@ impl Emulated {
     }
 
     /// Reads a port. `None`: not one of these.
-    pub(crate) fn port_in(&self, port: u16, width: u8, gone: Unplugged) -> Option<u32> {
+    pub(crate) fn port_in(&mut self, port: u16, width: u8, gone: Unplugged) -> Option<u32> {
         let (channel, register) = Self::register(port)?;
-        let registers = &self.channels[channel];
-        if self.drive(channel, registers.selected, gone).is_none() {
+        if self.drive(channel, self.channels[channel].selected, gone).is_none() {
             return Some(0);
+        }
+        let registers = &mut self.channels[channel];
+        let unit = registers.selected;
+        if (register, width) == (0, 2) && registers.data[unit] != 0 {
+            registers.data[unit] -= 1;
+            if registers.data[unit] == 0 {
+                registers.answer[unit].0 &= !DATA_REQUEST;
+            }
         }
         let (status, middle, high) = registers.answer[registers.selected];
         Some(match (register, width) {
@@ -151,15 +162,23 @@ impl Emulated {
     pub(crate) fn port_out(&mut self, port: u16, width: u8, value: u32, gone: Unplugged) -> bool {
         let Some((channel, register)) = Self::register(port) else { return false };
         let unit = self.channels[channel].selected;
+        let waits = self.channels[channel].answer[unit].0 & DATA_REQUEST != 0;
+        if waits && self.drive(channel, unit, gone).is_some() {
+            // QEMU ignores writes to the registers, and commands, until the data is read (`hw/ide/core.c`): the other drive
+            // cannot be selected either.
+            return true;
+        }
         match (register, width) {
             (6, 1) => self.channels[channel].selected = (value >> 4 & 1) as usize,
             (7, 1) if value as u8 == IDENTIFY_DEVICE => {
-                self.channels[channel].answer[unit] = match self.drive(channel, unit, gone) {
+                let answer = match self.drive(channel, unit, gone) {
                     Some(Drive::Disk) => (READY | DATA_REQUEST, 0, 0),
                     // The command is aborted; the signature tells a packet device.
                     Some(Drive::Cdrom) => (READY | ERROR, 0x14, 0xeb),
                     None => (0, 0, 0),
                 };
+                self.channels[channel].answer[unit] = answer;
+                self.channels[channel].data[unit] = if answer.0 & DATA_REQUEST == 0 { 0 } else { IDENTITY_WORDS };
             }
             _ => {}
         }
@@ -181,8 +200,32 @@ mod tests {
             if status == 0 {
                 return None;
             }
-            Some(if emulated.port_in(base + 5, 1, gone) == Some(0xeb) { Drive::Cdrom } else { Drive::Disk })
+            if emulated.port_in(base + 5, 1, gone) == Some(0xeb) {
+                return Some(Drive::Cdrom);
+            }
+            for _ in 0..IDENTITY_WORDS {
+                emulated.port_in(base, 2, gone);
+            }
+            Some(Drive::Disk)
         })
+    }
+
+    #[test]
+    fn a_drive_with_data_to_be_read_stays_selected() {
+        let config = DeviceModel { ide: [Some(Drive::Disk), None, None, None], ..DeviceModel::default() };
+        let mut emulated = Emulated::new(config);
+        let none = Unplugged::default();
+        let (base, status) = (COMMAND_BASE[0], COMMAND_BASE[0] + 7);
+        emulated.port_out(status, 1, IDENTIFY_DEVICE.into(), none);
+        let select_other = |emulated: &mut Emulated| emulated.port_out(base + 6, 1, 0xb0, none);
+        select_other(&mut emulated);
+        assert_eq!(emulated.port_in(status, 1, none), Some((READY | DATA_REQUEST).into()));
+        for _ in 0..IDENTITY_WORDS {
+            emulated.port_in(base, 2, none);
+        }
+        assert_eq!(emulated.port_in(status, 1, none), Some(READY.into()));
+        select_other(&mut emulated);
+        assert_eq!(emulated.port_in(status, 1, none), Some(0));
     }
 
     #[test]

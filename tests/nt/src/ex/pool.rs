@@ -49,11 +49,23 @@ struct Block {
     class: usize,
 }
 
-struct Pool {
-    blocks: BTreeMap<usize, Block>,
+/// Where small blocks of one kind lie. Pageable ones have pages of their own.
+struct Places {
     /// Free places by class: a class is its size in units of 16 bytes, up to a page.
     free: BTreeMap<usize, Vec<usize>>,
     quarantine: VecDeque<(usize, usize, usize)>,
+}
+
+impl Places {
+    const fn new() -> Self {
+        Self { free: BTreeMap::new(), quarantine: VecDeque::new() }
+    }
+}
+
+struct Pool {
+    blocks: BTreeMap<usize, Block>,
+    nonpaged: Places,
+    paged: Places,
     freed: VecDeque<(usize, Freed)>,
 }
 
@@ -66,8 +78,8 @@ struct Freed {
 
 static POOL: IrqLock<Pool> = IrqLock::new(Pool {
     blocks: BTreeMap::new(),
-    free: BTreeMap::new(),
-    quarantine: VecDeque::new(),
+    nonpaged: Places::new(),
+    paged: Places::new(),
     freed: VecDeque::new(),
 });
 
@@ -97,17 +109,30 @@ fn class_of(bytes: usize) -> usize {
     (bytes + 2 * FENCE).div_ceil(16)
 }
 
+/// Fresh pages.
+fn pages(count: usize, paged: bool) -> Option<NonNull<u8>> {
+    let base = platform().alloc_pages(count)?;
+    if paged {
+        platform().set_pageable(base, count, true);
+    }
+    Some(base)
+}
+
 impl Pool {
+    fn places(&mut self, paged: bool) -> &mut Places {
+        if paged { &mut self.paged } else { &mut self.nonpaged }
+    }
+
     /// A place for a small block of a class, cut from a fresh page if need be.
-    fn small(&mut self, class: usize) -> Option<usize> {
-        if let Some(place) = self.free.get_mut(&class).and_then(Vec::pop) {
+    fn small(&mut self, class: usize, paged: bool) -> Option<usize> {
+        let free = self.places(paged).free.entry(class).or_default();
+        if let Some(place) = free.pop() {
             return Some(place);
         }
-        let page = platform().alloc_pages(1)?.as_ptr() as usize;
+        let page = pages(1, paged)?.as_ptr() as usize;
         let bytes = class * 16;
-        let places = self.free.entry(class).or_default();
-        places.extend((0..PAGE_SIZE / bytes).map(|index| page + index * bytes));
-        places.pop()
+        free.extend((0..PAGE_SIZE / bytes).map(|index| page + index * bytes));
+        free.pop()
     }
 }
 
@@ -119,18 +144,20 @@ fn allocate(bytes: usize, tag: u32, paged: bool, zero: bool, caller: usize) -> O
     let mut pool = POOL.lock();
     let (address, pages, class) = if bytes <= LARGEST_SMALL {
         let class = class_of(bytes);
-        let place = pool.small(class)?;
-        // SAFETY: the place has `class * 16` bytes that are free.
+        let place = pool.small(class, paged)?;
+        let behind = place + FENCE + bytes;
+        // SAFETY: the place has `class * 16` bytes that are free: a fence, the block, and what is left as its other fence.
         unsafe {
-            (place as *mut u8).write_bytes(FENCE_BYTE, class * 16);
+            (place as *mut u8).write_bytes(FENCE_BYTE, FENCE);
+            (behind as *mut u8).write_bytes(FENCE_BYTE, place + class * 16 - behind);
         }
         (place + FENCE, 0, class)
     } else {
-        let pages = bytes.div_ceil(PAGE_SIZE);
-        let base = platform().alloc_pages(pages)?.as_ptr();
+        let count = bytes.div_ceil(PAGE_SIZE);
+        let base = pages(count, paged)?.as_ptr();
         // SAFETY: fresh pages. What lies behind the block in its last page is its fence.
-        unsafe { base.add(bytes).write_bytes(FENCE_BYTE, pages * PAGE_SIZE - bytes) };
-        (base as usize, pages, 0)
+        unsafe { base.add(bytes).write_bytes(FENCE_BYTE, count * PAGE_SIZE - bytes) };
+        (base as usize, count, 0)
     };
     // SAFETY: the block's own bytes.
     unsafe { (address as *mut u8).write_bytes(if zero { 0 } else { FRESH }, bytes) };
@@ -221,16 +248,18 @@ fn free(address: usize, tag: u32, caller: usize) {
     }
     // SAFETY: the block's own bytes, which nobody may use any more.
     unsafe { (address as *mut u8).write_bytes(FREED, block.bytes) };
-    pool.quarantine.push_back((address, block.bytes, block.class));
+    // Each kind by itself: nonpaged blocks are freed at DISPATCH_LEVEL, too, where the others may not be looked at.
+    let places = pool.places(block.paged);
+    places.quarantine.push_back((address, block.bytes, block.class));
     let mut touched = None;
-    if pool.quarantine.len() > QUARANTINE
-        && let Some((old, bytes, class)) = pool.quarantine.pop_front()
+    if places.quarantine.len() > QUARANTINE
+        && let Some((old, bytes, class)) = places.quarantine.pop_front()
     {
         // SAFETY: quarantined memory belongs to the pool.
         if !unsafe { are_all(old, old + bytes, FREED) } {
             touched = Some(old);
         }
-        pool.free.entry(class).or_default().push(old - FENCE);
+        places.free.entry(class).or_default().push(old - FENCE);
     }
     drop(pool);
     check_objects(address, block.bytes);
@@ -304,13 +333,6 @@ pub fn first_leak(start: usize, end: usize) -> Option<String> {
         tag_text(tag),
         loader::describe(caller)
     ))
-}
-
-/// Whether an address is paged pool. Any IRQL.
-pub fn is_paged(address: usize) -> bool {
-    let pool = POOL.lock();
-    let found = pool.blocks.range(..=address).next_back();
-    found.is_some_and(|(start, block)| block.paged && address < *start + block.bytes)
 }
 
 /// The rules of every allocation of a driver, then the allocation.

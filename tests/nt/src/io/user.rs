@@ -10,6 +10,7 @@ use super::security::{self, Token};
 use super::status::*;
 use crate::ke::{self, abi::Event};
 use crate::ob::{ObfDereferenceObject, ObfReferenceObject, handle};
+use crate::platform::{PAGE_SIZE, platform};
 use crate::pnp;
 use crate::rtl::abi::Guid;
 use alloc::boxed::Box;
@@ -17,7 +18,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::c_void;
 use core::mem::zeroed;
-use core::ptr;
+use core::ptr::{self, NonNull};
 
 /// UserMode.
 const USER_MODE: i8 = 1;
@@ -59,7 +60,7 @@ impl UserFile {
         }
     }
 
-    unsafe fn start(&self, major: u8, buffer: Vec<u8>) -> Result<Overlapped, NtStatus> {
+    unsafe fn start(&self, major: u8, bytes: &[u8]) -> Result<Overlapped, NtStatus> {
         let wanted = if major == mj::READ { security::READ } else { security::WRITE };
         if self.access & wanted == 0 {
             return Err(STATUS_ACCESS_DENIED);
@@ -67,14 +68,17 @@ impl UserFile {
         // SAFETY: the file is open; what the IRP points to lives until `Overlapped` is dropped, which waits for it.
         unsafe {
             let top = IoGetAttachedDeviceReference((*self.file).device);
-            let mut buffer = buffer.into_boxed_slice();
+            let Some(buffer) = UserBuffer::of(bytes) else {
+                ObfDereferenceObject(top.cast());
+                return Err(STATUS_INSUFFICIENT_RESOURCES);
+            };
             let mut event: Box<Event> = Box::new(zeroed());
             ke::KeInitializeEvent(&raw mut *event, 0, 0);
             let irp = request::IoBuildAsynchronousFsdRequest(
                 u32::from(major),
                 top,
-                buffer.as_mut_ptr().cast(),
-                buffer.len() as u32,
+                buffer.base.as_ptr().cast(),
+                buffer.length as u32,
                 ptr::null(),
                 ptr::null_mut(),
             );
@@ -99,7 +103,7 @@ impl UserFile {
     /// The handle may not read, or there is no memory.
     pub fn read(&self, length: usize) -> Result<Overlapped, NtStatus> {
         // SAFETY: PASSIVE_LEVEL, as the caller says.
-        unsafe { self.start(mj::READ, alloc::vec![0; length]) }
+        unsafe { self.start(mj::READ, &alloc::vec![0; length]) }
     }
 
     /// Writes and waits. IRQL = PASSIVE_LEVEL.
@@ -108,7 +112,7 @@ impl UserFile {
     /// What the device answered, or that the handle may not write.
     pub fn write(&self, bytes: &[u8]) -> Result<usize, NtStatus> {
         // SAFETY: PASSIVE_LEVEL, as the caller says.
-        let written = unsafe { self.start(mj::WRITE, bytes.to_vec()) }?;
+        let written = unsafe { self.start(mj::WRITE, bytes) }?;
         let (status, moved, _) = written.wait();
         if status < 0 { Err(status) } else { Ok(moved) }
     }
@@ -118,6 +122,31 @@ impl Drop for UserFile {
     fn drop(&mut self) {
         // SAFETY: the handle is open.
         unsafe { handle::ZwClose(self.handle) };
+    }
+}
+
+/// A program's buffer: pageable memory, which a driver locks before it touches it at DISPATCH_LEVEL.
+struct UserBuffer {
+    base: NonNull<u8>,
+    pages: usize,
+    length: usize,
+}
+
+impl UserBuffer {
+    /// With these bytes in it. `None`: no memory.
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let pages = bytes.len().div_ceil(PAGE_SIZE).max(1);
+        let base = platform().alloc_pages(pages)?;
+        platform().set_pageable(base, pages, true);
+        // SAFETY: fresh pages with room for the bytes, written at PASSIVE_LEVEL.
+        unsafe { base.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Some(Self { base, pages, length: bytes.len() })
+    }
+}
+
+impl Drop for UserBuffer {
+    fn drop(&mut self) {
+        platform().free_pages(self.base, self.pages);
     }
 }
 
@@ -133,7 +162,7 @@ pub struct Overlapped {
     irp: *mut Irp,
     file: *mut FileObject,
     event: Box<Event>,
-    buffer: Box<[u8]>,
+    buffer: UserBuffer,
     read: bool,
 }
 
@@ -162,7 +191,7 @@ impl Overlapped {
         if self.read && status >= 0 {
             // SAFETY: with buffered I/O the system buffer is as long as the caller's.
             let system = unsafe { (*self.irp).associated.cast::<u8>() };
-            let moved = information.min(self.buffer.len());
+            let moved = information.min(self.buffer.length);
             if !system.is_null() {
                 // SAFETY: as above.
                 bytes.extend_from_slice(unsafe { core::slice::from_raw_parts(system, moved) });

@@ -177,6 +177,7 @@ pub unsafe extern "win64" fn KeBugCheckEx(code: u32, p1: usize, p2: usize, p3: u
 /// Ends the run with a report; adds where the machine stands, and lets bug check callbacks run. Any IRQL.
 pub fn stop(code: u32, parameters: [usize; 4], mut report: String) -> ! {
     let platform = platform();
+    verifier::stop_judging();
     platform.disable_interrupts();
     let irql = platform.irql();
     platform.set_irql(HIGH_LEVEL);

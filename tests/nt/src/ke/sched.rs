@@ -13,6 +13,7 @@ use core::arch::naked_asm;
 use core::ffi::c_void;
 use core::fmt::Write as _;
 use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// The vector of the dispatch software interrupt: DPCs, then a switch to a better thread.
 pub const DISPATCH_VECTOR: u8 = 0x2f;
@@ -128,8 +129,10 @@ static DISPATCHER: IrqLock<Dispatcher> = IrqLock::new(Dispatcher {
     next_id: 4,
 });
 
-/// The areas that GS points at, by processor.
-static AREAS: IrqLock<Vec<*mut Kpcr>> = IrqLock::new(Vec::new());
+/// Processors that there may be.
+const MOST_PROCESSORS: usize = 64;
+/// The areas that GS points at, by processor. Each is written once, before its processor starts.
+static AREAS: [AtomicPtr<Kpcr>; MOST_PROCESSORS] = [const { AtomicPtr::new(null_mut()) }; MOST_PROCESSORS];
 
 /// The dispatcher, locked. Any IRQL.
 pub(super) fn dispatcher() -> IrqGuard<'static, Dispatcher> {
@@ -400,13 +403,13 @@ pub fn current() -> *mut Thread {
 
 /// The processor control region of a processor; null before it started.
 pub fn area(processor: u32) -> *mut Kpcr {
-    AREAS.lock().get(processor as usize).copied().unwrap_or(null_mut())
+    AREAS.get(processor as usize).map_or(null_mut(), |area| area.load(Ordering::Acquire))
 }
 
-/// Prepares the scheduler for all processors. Once, before any processor enters [`run_processor`].
+/// Prepares the scheduler for all processors, 64 at most. Once, before any processor enters [`run_processor`].
 pub fn initialize() {
-    let count = platform().processors() as usize;
-    for index in 0..count {
+    let count = (platform().processors() as usize).min(MOST_PROCESSORS);
+    for (index, place) in AREAS.iter().enumerate().take(count) {
         let idle = Box::leak(Box::new_uninit()).as_mut_ptr();
         let area = Box::into_raw(Box::new(Kpcr {
             head: [0; 3],
@@ -433,7 +436,7 @@ pub fn initialize() {
             (*area).own = area;
             (*area).current_prcb = (&raw mut (*area).mxcsr).cast();
         }
-        AREAS.lock().push(area);
+        place.store(area, Ordering::Release);
         let mut guard = dispatcher();
         if guard.ready.is_empty() {
             guard.ready = (0..32).map(|_| VecDeque::new()).collect();

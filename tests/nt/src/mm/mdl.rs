@@ -139,6 +139,7 @@ unsafe extern "win64" fn probe_and_lock_body(mdl: u64, _mode: u64, operation: u6
         if !fill(mdl) {
             raise_status(STATUS_ACCESS_VIOLATION, at);
         }
+        pin(mdl, mdl.pages(), true);
         mdl.flags |= MDL_PAGES_LOCKED | if operation as u32 == 0 { 0 } else { MDL_WRITE_OPERATION };
     }
     0
@@ -155,7 +156,17 @@ pub unsafe extern "win64" fn MmUnlockPages(mdl: *mut Mdl) {
         if mdl.flags & MDL_MAPPED_TO_SYSTEM_VA != 0 {
             unmap(mdl);
         }
+        pin(mdl, mdl.pages(), false);
         mdl.flags &= !(MDL_PAGES_LOCKED | MDL_WRITE_OPERATION);
+    }
+}
+
+/// Keeps the first pages of a buffer resident, or does so no more.
+fn pin(mdl: &Mdl, pages: usize, pin: bool) {
+    match NonNull::new(mdl.start_va.cast()) {
+        Some(base) if pin => platform().pin(base, pages),
+        Some(base) => platform().unpin(base, pages),
+        None => {}
     }
 }
 
@@ -295,6 +306,9 @@ pub unsafe extern "win64" fn MmAdvanceMdl(mdl: *mut Mdl, bytes: u32) -> NtStatus
         }
         let offset = mdl.byte_offset as usize + bytes as usize;
         let skipped = offset / PAGE_SIZE;
+        if mdl.flags & (MDL_PAGES_LOCKED | MDL_PARTIAL) == MDL_PAGES_LOCKED {
+            pin(mdl, skipped, false);
+        }
         mdl.byte_count -= bytes;
         mdl.byte_offset = (offset % PAGE_SIZE) as u32;
         mdl.start_va = mdl.start_va.cast::<u8>().add(skipped * PAGE_SIZE).cast();

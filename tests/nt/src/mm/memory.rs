@@ -1,4 +1,4 @@
-//! Contiguous memory, device memory, physical addresses, pageable sections, and what the memory manager tells.
+//! Contiguous memory, device memory, physical addresses, and what the memory manager tells.
 
 use super::mdl::cache_of;
 use super::{TAG_RANGES, violation};
@@ -217,29 +217,6 @@ pub unsafe extern "win64" fn MmAddPhysicalMemory(_start: *mut u64, _bytes: *mut 
 pub unsafe extern "win64" fn MmRemovePhysicalMemory(_start: *mut u64, _bytes: *mut u64) -> NtStatus {
     STATUS_NOT_SUPPORTED
 }
-
-/// `MmLockPagableDataSection`: the handle of the section around an address. Images stay resident here.
-/// IRQL <= APC_LEVEL.
-pub unsafe extern "win64" fn MmLockPagableDataSection(address: *mut c_void) -> *mut c_void {
-    if crate::seh::images::image_at(address as u64).is_none() {
-        violation("MmLockPagableDataSection: no image is there", address as usize, 0);
-    }
-    address
-}
-
-/// `MmLockPagableSectionByHandle`. IRQL <= APC_LEVEL.
-pub unsafe extern "win64" fn MmLockPagableSectionByHandle(_handle: *mut c_void) {}
-
-/// `MmUnlockPagableImageSection`. IRQL <= APC_LEVEL.
-pub unsafe extern "win64" fn MmUnlockPagableImageSection(_handle: *mut c_void) {}
-
-/// `MmPageEntireDriver`: the base of the image around an address. Images stay resident here. IRQL <= APC_LEVEL.
-pub unsafe extern "win64" fn MmPageEntireDriver(address: *mut c_void) -> *mut c_void {
-    crate::seh::images::image_at(address as u64).map_or(ptr::null_mut(), |image| image.base as *mut c_void)
-}
-
-/// `MmResetDriverPaging`. IRQL <= APC_LEVEL.
-pub unsafe extern "win64" fn MmResetDriverPaging(_address: *mut c_void) {}
 
 /// `MmGetSystemRoutineAddress`: an export of ntoskrnl.exe or hal.dll by name. IRQL = PASSIVE_LEVEL.
 pub unsafe extern "win64" fn MmGetSystemRoutineAddress(name: *const UnicodeString) -> *const c_void {

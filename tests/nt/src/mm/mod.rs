@@ -1,4 +1,4 @@
-//! The memory manager as drivers see it: MDLs, contiguous and device memory, physical addresses.
+//! The memory manager as drivers see it: MDLs, contiguous and device memory, physical addresses, pageable sections.
 
 // The names are those of the exports; the contract of each function is the one its documentation gives it.
 #![allow(non_snake_case, clippy::missing_safety_doc)]
@@ -6,9 +6,14 @@
 pub mod abi;
 pub mod mdl;
 pub mod memory;
+pub mod section;
 
 pub use mdl::*;
 pub use memory::*;
+pub use section::{
+    MmLockPagableDataSection, MmLockPagableSectionByHandle, MmPageEntireDriver, MmResetDriverPaging,
+    MmUnlockPagableImageSection,
+};
 
 /// Tag of MDLs.
 const TAG_MDL: u32 = u32::from_le_bytes(*b"Mdl ");

@@ -509,9 +509,11 @@ impl Adapter {
         self.multicast.lock().clear();
     }
 
-    /// The adapter goes: its protocols are told, and those that stay bound are cut off. IRQL = PASSIVE_LEVEL.
-    pub fn unbind_all(&self) {
+    /// The adapter goes: it is paused, so that every send is back with the binding that it came from; then its protocols are
+    /// told, and those that stay bound are cut off. IRQL = PASSIVE_LEVEL.
+    pub fn unbind_all(self: &Arc<Self>) {
         self.gone.store(true, Ordering::Release);
+        self.stop_traffic(pause::MINIPORT_DEVICE_REMOVE);
         let bound = core::mem::take(&mut *self.bindings.lock());
         for binding in bound {
             binding.protocol.unbound();

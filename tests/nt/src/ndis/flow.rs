@@ -11,6 +11,7 @@ use super::violation;
 use crate::ke::KeGetCurrentIrql;
 use crate::ke::abi::DISPATCH_LEVEL;
 use crate::mm::abi::Mdl;
+use crate::mm::mdl::system_address;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ptr;
@@ -114,6 +115,21 @@ impl Received {
             Data::Copied(bytes) => bytes.clone(),
             // SAFETY: the list stays until it is given back; `check` found its data whole.
             Data::Held(held) => unsafe { copy_out((*held.list).first).unwrap_or_default() },
+        }
+    }
+
+    /// Shows the frame's first bytes as far as they lie in one piece: the Ethernet header at least. Any IRQL.
+    pub fn with_head<R>(&self, body: impl FnOnce(&[u8]) -> R) -> R {
+        match &*self.data {
+            Data::Copied(bytes) => body(bytes),
+            // SAFETY: the list stays until it is given back; `check` found its first piece whole, `copy_head` mapped it.
+            Data::Held(held) => unsafe {
+                let buffer = (*held.list).first;
+                let (mdl, offset) = ((*buffer).current_mdl, (*buffer).current_mdl_offset);
+                let count = ((*mdl).byte_count - offset).min((*buffer).data_length);
+                let first = system_address(mdl).cast::<u8>().add(offset as usize);
+                body(core::slice::from_raw_parts(first, count as usize))
+            },
         }
     }
 
@@ -251,17 +267,26 @@ pub unsafe extern "win64" fn NdisMSendNetBufferListsComplete(handle: Handle, cha
     let this = Arc::as_ptr(&adapter) as usize;
     // SAFETY: every list is checked to be one that was sent before it is looked at.
     unsafe {
-        let mut done: Vec<*mut Nbl> = Vec::new();
+        let source = if chain.is_null() { ptr::null_mut() } else { (*chain).source };
+        let (mut count, mut alike) = (0, true);
         for list in lists_checked(CALL, chain, Owner::Sent(this)) {
             if (*list).status == NDIS_STATUS_PENDING {
                 violation(CALL, format_args!("NET_BUFFER_LIST {list:p} is completed with NDIS_STATUS_PENDING"));
             }
-            done.push(list);
+            count += 1;
+            alike &= (*list).source == source;
         }
-        adapter.sends_out.fetch_sub(done.len(), Ordering::AcqRel);
-        adapter.counters.completed.fetch_add(done.len() as u64, Ordering::Relaxed);
+        adapter.sends_out.fetch_sub(count, Ordering::AcqRel);
+        adapter.counters.completed.fetch_add(count as u64, Ordering::Relaxed);
         adapter.counters.complete_calls.fetch_add(1, Ordering::Relaxed);
-        for binding in adapter.bound() {
+        let bound = adapter.bound();
+        // Most often all are of one protocol: the chain goes to it as it is.
+        if let Some(binding) = bound.iter().find(|binding| alike && binding.id == source as usize) {
+            binding.protocol.sent(chain);
+            return;
+        }
+        let mut done: Vec<*mut Nbl> = lists(chain).collect();
+        for binding in bound {
             let (own, others) = done.into_iter().partition(|&list| (*list).source as usize == binding.id);
             done = others;
             let own: Vec<*mut Nbl> = own;
@@ -421,11 +446,12 @@ pub unsafe extern "win64" fn NdisMIndicateReceiveNetBufferLists(
     }
 }
 
-/// The destination address of a frame.
+/// The destination address of a frame. `None`: its memory cannot be mapped.
 unsafe fn copy_head(buffer: *mut Nb) -> Option<[u8; 6]> {
-    // SAFETY: the caller gives a checked buffer: the Ethernet header is in one piece.
+    // SAFETY: the caller gives a checked buffer: the Ethernet header is in the current MDL.
     unsafe {
-        let (address, bytes) = *super::buffer::pieces(buffer)?.first()?;
-        (bytes >= 6).then(|| address.cast::<[u8; 6]>().read())
+        let base = system_address((*buffer).current_mdl).cast::<u8>();
+        let first = base.add((*buffer).current_mdl_offset as usize);
+        (!base.is_null()).then(|| first.cast::<[u8; 6]>().read())
     }
 }

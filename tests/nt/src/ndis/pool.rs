@@ -76,23 +76,30 @@ unsafe fn shape(list: *mut Nbl) -> u64 {
 /// # Safety
 /// If the list is tracked it is valid.
 pub unsafe fn hand_over(call: &'static str, list: *mut Nbl, from: Owner, to: Owner) {
-    let known = LISTS.lock().get(&(list as usize)).map(|track| (track.owner, track.shape));
-    let Some((owner, old)) = known else {
-        violation(call, format_args!("{list:p} is no NET_BUFFER_LIST of a pool"));
+    let (owner, changed) = {
+        let mut lists = LISTS.lock();
+        match lists.get_mut(&(list as usize)) {
+            Some(track) if track.owner == from => {
+                let sent = matches!(from, Owner::Sent(_)) || matches!(to, Owner::Sent(_));
+                // SAFETY: it is tracked, so it was not freed.
+                let now = if sent { unsafe { shape(list) } } else { 0 };
+                let changed = matches!(from, Owner::Sent(_)) && now != track.shape;
+                *track = Track { owner: to, shape: now };
+                (Some(from), changed)
+            }
+            other => (other.map(|track| track.owner), false),
+        }
     };
-    if owner != from {
-        violation(call, format_args!("NET_BUFFER_LIST {list:p} belongs to {owner:x?}, not to {from:x?}"));
-    }
-    // SAFETY: it is tracked, so it was not freed.
-    let now = unsafe { shape(list) };
-    if matches!(from, Owner::Sent(_)) && now != old {
-        violation(
+    match owner {
+        None => violation(call, format_args!("{list:p} is no NET_BUFFER_LIST of a pool")),
+        Some(owner) if owner != from => {
+            violation(call, format_args!("NET_BUFFER_LIST {list:p} belongs to {owner:x?}, not to {from:x?}"));
+        }
+        Some(_) if changed => violation(
             call,
             format_args!("NET_BUFFER_LIST {list:p} comes back with other buffers or MDLs than it was sent with"),
-        );
-    }
-    if let Some(track) = LISTS.lock().get_mut(&(list as usize)) {
-        (track.owner, track.shape) = (to, now);
+        ),
+        Some(_) => {}
     }
 }
 

@@ -1,10 +1,12 @@
 //! The protocol side of the network: what is bound to adapters.
 //!
 //! `packet` builds NET_BUFFER_LISTs out of frames, cut to MDLs in any way; `client` sends and receives frames with what
-//! stands out of band; `stack` is a TCP/IP endpoint (smoltcp) over a client; `checksum` is what the two need of headers.
+//! stands out of band; `stack` is a TCP/IP endpoint (smoltcp) over a client; `checksum` is what the two need of headers,
+//! `large` puts segments together for the adapter to take apart.
 
 pub mod checksum;
 pub mod client;
+pub mod large;
 pub mod packet;
 pub mod stack;
 

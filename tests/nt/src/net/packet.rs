@@ -9,6 +9,7 @@ use crate::ndis::pool::{
     NdisAllocateNetBuffer, NdisAllocateNetBufferList, NdisAllocateNetBufferListPool, NdisAllocateNetBufferPool,
     NdisFreeNetBuffer, NdisFreeNetBufferList, NdisFreeNetBufferListPool, NdisFreeNetBufferPool,
 };
+use crate::sync::IrqLock;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -105,12 +106,21 @@ struct Attached {
     memory: Vec<Buffer>,
     mdls: Vec<*mut Mdl>,
     done: Arc<Done>,
+    /// Its place among [`ROOMS`], of a list that is kept.
+    kept: Option<usize>,
 }
+
+/// Bytes of the buffers of lists that are kept for the next frame in one piece: an ordinary one, a large send.
+const ROOMS: [usize; 2] = [2048, 64 << 10];
+/// Lists of each size that are kept at most.
+const SPARE: usize = 256;
 
 /// The pools of a client.
 pub struct Pools {
     lists: Handle,
     buffers: Handle,
+    /// Lists that are back, each with one buffer in one MDL of that many bytes: see [`ROOMS`].
+    spare: [IrqLock<Vec<*mut Nbl>>; 2],
 }
 
 // SAFETY: handles belong to no processor.
@@ -143,6 +153,7 @@ impl Pools {
             Self {
                 lists: NdisAllocateNetBufferListPool(ptr::null_mut(), &raw const lists),
                 buffers: NdisAllocateNetBufferPool(ptr::null_mut(), &raw const buffers),
+                spare: [IrqLock::new(Vec::new()), IrqLock::new(Vec::new())],
             }
         };
         (!pools.lists.is_null() && !pools.buffers.is_null()).then_some(pools)
@@ -191,6 +202,50 @@ impl Pools {
 
     /// Makes the list. IRQL <= DISPATCH_LEVEL. `None` without memory.
     pub fn build(&self, outgoing: &Outgoing) -> Option<(*mut Nbl, Arc<Done>)> {
+        let (list, done) = match &outgoing.packets[..] {
+            [packet] if packet.layout == Layout::default() => self.reuse(&packet.bytes)?,
+            _ => self.make(outgoing, None)?,
+        };
+        // SAFETY: just made, or back from its last send: nobody else has it.
+        unsafe {
+            (*list).info[info::CHECKSUM] = outgoing.checksum as usize;
+            (*list).info[info::LARGE_SEND] = outgoing.large_send as usize;
+            (*list).info[info::IEEE_8021Q] = outgoing.vlan as usize;
+            (*list).info[info::CANCEL_ID] = outgoing.cancel_id;
+            (*list).info[info::HASH_VALUE] = outgoing.hash.0 as usize;
+            (*list).info[info::HASH_INFO] = outgoing.hash.1 as usize;
+        }
+        Some((list, done))
+    }
+
+    /// A list with these bytes in one piece, from those that are kept if one is there. Behind the bytes its MDL has what was
+    /// sent before.
+    fn reuse(&self, bytes: &[u8]) -> Option<(*mut Nbl, Arc<Done>)> {
+        let Some(size) = ROOMS.iter().position(|room| bytes.len() <= *room) else {
+            return self.make(&Outgoing::frame(bytes.to_vec()), None);
+        };
+        let spare = self.spare[size].lock().pop();
+        let (list, done) = match spare {
+            // SAFETY: nobody has a list that is kept; its record is whole.
+            Some(list) => unsafe {
+                let attached = &mut *(*list).protocol_reserved[0].cast::<Attached>();
+                attached.done = Arc::new(Done::default());
+                (list, attached.done.clone())
+            },
+            None => self.make(&Outgoing::frame(alloc::vec![0xa5; ROOMS[size]]), Some(size))?,
+        };
+        // SAFETY: as above; its one buffer has one MDL over the one piece of memory, which is large enough.
+        unsafe {
+            let attached = &mut *(*list).protocol_reserved[0].cast::<Attached>();
+            attached.memory[0].bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+            (*list).status = 0;
+            (*(*list).first).data_length = bytes.len() as u32;
+        }
+        Some((list, done))
+    }
+
+    /// Makes a list anew, without what stands out of band. `None` without memory.
+    fn make(&self, outgoing: &Outgoing, kept: Option<usize>) -> Option<(*mut Nbl, Arc<Done>)> {
         let done = Arc::new(Done::default());
         // SAFETY: pools and chain are this client's; the list is given back whole on every way out.
         unsafe {
@@ -199,7 +254,7 @@ impl Pools {
                 return None;
             }
             let attached =
-                Box::into_raw(Box::new(Attached { memory: Vec::new(), mdls: Vec::new(), done: done.clone() }));
+                Box::into_raw(Box::new(Attached { memory: Vec::new(), mdls: Vec::new(), done: done.clone(), kept }));
             (*list).protocol_reserved[0] = attached.cast();
             let mut last: *mut Nb = ptr::null_mut();
             for packet in &outgoing.packets {
@@ -217,12 +272,6 @@ impl Pools {
                 }
                 last = buffer;
             }
-            (*list).info[info::CHECKSUM] = outgoing.checksum as usize;
-            (*list).info[info::LARGE_SEND] = outgoing.large_send as usize;
-            (*list).info[info::IEEE_8021Q] = outgoing.vlan as usize;
-            (*list).info[info::CANCEL_ID] = outgoing.cancel_id;
-            (*list).info[info::HASH_VALUE] = outgoing.hash.0 as usize;
-            (*list).info[info::HASH_INFO] = outgoing.hash.1 as usize;
             Some((list, done))
         }
     }
@@ -232,6 +281,29 @@ impl Pools {
     /// # Safety
     /// The list was made here and nobody else has it.
     pub unsafe fn take_apart(&self, list: *mut Nbl) -> i32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let attached = (*list).protocol_reserved[0].cast::<Attached>();
+            let status = (*list).status;
+            if let Some(size) = (*attached).kept {
+                (*attached).done.set(status);
+                let mut spare = self.spare[size].lock();
+                if spare.len() < SPARE {
+                    (*list).next = ptr::null_mut();
+                    spare.push(list);
+                    return status;
+                }
+            }
+            Self::free(list);
+            status
+        }
+    }
+
+    /// Frees a list; its status is told to who waits for it.
+    ///
+    /// # Safety
+    /// As [`Pools::take_apart`].
+    unsafe fn free(list: *mut Nbl) {
         // SAFETY: the caller's promise.
         unsafe {
             let attached = Box::from_raw((*list).protocol_reserved[0].cast::<Attached>());
@@ -246,7 +318,6 @@ impl Pools {
                 IoFreeMdl(mdl);
             }
             attached.done.set(status);
-            status
         }
     }
 
@@ -264,6 +335,12 @@ impl Drop for Pools {
     fn drop(&mut self) {
         // SAFETY: made in `new`; every list is back, else it is a violation.
         unsafe {
+            for spare in &self.spare {
+                let lists = core::mem::take(&mut *spare.lock());
+                for list in lists {
+                    Self::free(list);
+                }
+            }
             if !self.buffers.is_null() {
                 NdisFreeNetBufferPool(self.buffers);
             }

@@ -2,6 +2,7 @@
 
 use super::checksum;
 use super::client::Client;
+use super::large::{self, Large};
 use super::packet::Outgoing;
 use crate::io::kernel::spawn;
 use crate::ndis::abi::{Header, object};
@@ -32,7 +33,7 @@ pub struct StackConfig {
     pub addresses: Vec<IpCidr>,
     /// For initial sequence numbers and ports.
     pub seed: u64,
-    /// TCP and UDP checksums of what it sends are left to the adapter.
+    /// TCP and UDP checksums of what it sends are left to the adapter, and segmentation where it offers that.
     pub offload: bool,
     /// Bytes of a TCP socket's buffers.
     pub window: usize,
@@ -48,7 +49,7 @@ impl StackConfig {
 }
 
 /// Figures of an endpoint; all only grow.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Counters {
     /// Frames it was given.
     pub received: AtomicU64,
@@ -190,14 +191,12 @@ impl Shared {
     /// Frames that are to go.
     fn flush(&self, core: &mut Core) {
         let ready = core::mem::take(&mut core.wire.ready);
-        let offload = core.wire.offload;
-        let lists: Vec<Outgoing> = ready
-            .into_iter()
-            .map(|mut frame| {
-                let info = if offload { checksum::leave_to_adapter(&mut frame) } else { 0 };
-                Outgoing { checksum: info, ..Outgoing::frame(frame) }
-            })
-            .collect();
+        let lists: Vec<Outgoing> = if core.wire.offload {
+            let offered = self.client.adapter().about.lock().offload.unwrap_or_default().lso_v2;
+            large::coalesce(ready, Large::new(&offered))
+        } else {
+            ready.into_iter().map(Outgoing::frame).collect()
+        };
         for chunk in lists.chunks(CHAIN) {
             let counter = if self.client.send(chunk).is_some() { &self.counters.sent } else { &self.counters.unsent };
             counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
@@ -489,16 +488,24 @@ impl Tcp {
     pub fn send(&self, data: &[u8], ms: u64) -> Result<(), NetError> {
         let mut done = 0;
         while done < data.len() {
-            done += self.shared.until(ms, |core| {
-                let socket = core.sockets.get_mut::<tcp::Socket<'static>>(self.handle);
-                if !socket.may_send() {
-                    return Err(NetError::Closed);
-                }
-                let count = socket.send_slice(&data[done..]).map_err(|_| NetError::Closed)?;
-                Ok((count != 0).then_some(count))
-            })?;
+            done += self.send_some(&data[done..], ms)?;
         }
         Ok(())
+    }
+
+    /// Sends as much of the data as there is room for, at least a byte: how much.
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub fn send_some(&self, data: &[u8], ms: u64) -> Result<usize, NetError> {
+        self.shared.until(ms, |core| {
+            let socket = core.sockets.get_mut::<tcp::Socket<'static>>(self.handle);
+            if !socket.may_send() {
+                return Err(NetError::Closed);
+            }
+            let count = socket.send_slice(data).map_err(|_| NetError::Closed)?;
+            Ok((count != 0).then_some(count))
+        })
     }
 
     /// Receives some data; 0 bytes: the other side has closed.

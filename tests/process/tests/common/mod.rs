@@ -10,13 +10,21 @@ const MARK: &str = "PROCESS_TEST_CHILD";
 
 /// Runs `body` in a child process of this test binary, and passes if the child does.
 pub fn in_child(name: &str, body: impl FnOnce()) {
-    if std::env::var(MARK).is_ok_and(|child| child == name) {
-        body();
+    in_child_as(name, "", body);
+}
+
+/// As [`in_child`], for tests of several machines: `part` tells them apart. A child does its part and nothing else.
+pub fn in_child_as(name: &str, part: &str, body: impl FnOnce()) {
+    let mark = format!("{name}#{part}");
+    if let Ok(child) = std::env::var(MARK) {
+        if child == mark {
+            body();
+        }
         return;
     }
     let output = Command::new(std::env::current_exe().expect("this binary has a path"))
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(MARK, name)
+        .env(MARK, mark)
         .output()
         .expect("this binary runs");
     assert!(

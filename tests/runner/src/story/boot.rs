@@ -19,6 +19,7 @@ use suites::guest::{Buffer, Disk};
 use suites::oracle::UNIT;
 use xen_model::{DiskOptions, FileBacking, Xen};
 
+use super::network::{Network, Used};
 use super::order::{self, Act, Death, End, Order, Report, Twin, Unplug, file};
 use super::windows::{Clock, Programs, Registers, Xenstore};
 use crate::network;
@@ -41,6 +42,8 @@ const SERVICE: &str = r"Services\shutdownmon";
 static VOLUME: Mutex<Option<Twin>> = Mutex::new(None);
 /// What the boot found to be wrong.
 static FAILURE: Mutex<Option<String>> = Mutex::new(None);
+/// The card that was used.
+static USED: Mutex<Option<Used>> = Mutex::new(None);
 /// What the service said.
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// Die when the volume is found.
@@ -160,16 +163,20 @@ fn put_off(disk: Twin) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn install(ctx: &process::Ctx, programs: &Programs<'_>) -> anyhow::Result<()> {
+fn install(ctx: &process::Ctx, programs: &Programs<'_>, network: &Network<'_>) -> anyhow::Result<()> {
     for package in ctx.packages()? {
         nt::pnp::boot::add_package(package).map_err(|error| anyhow::anyhow!("{error}"))?;
     }
+    network.remember()?;
     setup::set_up(&Bcd::new(programs), &Kept(&Registers), "C:")?;
     Registers.set_number(SERVICE, "Start", 2)?;
     Ok(())
 }
 
-fn uninstall(programs: &Programs<'_>) -> anyhow::Result<()> {
+fn uninstall(programs: &Programs<'_>, network: &Network<'_>) -> anyhow::Result<()> {
+    // The service is stopped.
+    network.carry(&mut |_| {})?;
+    network.give_back()?;
     arming::disarm(&Registers, programs)?;
     setup::take_down(&Bcd::new(programs), &Kept(&Registers), "C:")?;
     for service in ["shutdownmon", "xenhide", "xenpci", "xenvbd", "xennet", "xenstub"] {
@@ -222,10 +229,12 @@ fn live(ctx: &process::Ctx, order: &Order) -> anyhow::Result<End> {
     volume.go_on()?;
     let disk = lock(&VOLUME).context("a volume was found")?;
     let programs = Programs::new(order)?;
+    let network = Network::new(Xenstore(ctx), order);
     for act in &order.acts {
         match act {
-            Act::Install => install(ctx, &programs)?,
-            Act::Uninstall => uninstall(&programs)?,
+            Act::Install => install(ctx, &programs, &network)?,
+            Act::Uninstall => uninstall(&programs, &network)?,
+            Act::Configure(ipv4, ipv6) => network.configure(ipv4, ipv6)?,
             Act::Arm => arming::ask(&Registers)?,
             Act::Disarm => arming::disarm(&Registers, &programs)?,
             Act::OrderOther => drop(programs.bcdedit(&["/bootsequence", bcd_model::FIRST])?),
@@ -247,8 +256,9 @@ fn live(ctx: &process::Ctx, order: &Order) -> anyhow::Result<End> {
     let safe = bootcfg::options::mode(&order.options) == Mode::Safe;
     if Registers.exists(SERVICE)? && !safe {
         let note = |_level, text: &str| lock(&SAID).push(text.to_owned());
-        Keeper::new(&Registers, &programs, "C:", &note).keep(&clock, || Ok(Xenstore(ctx)));
+        Keeper::new(&Registers, &programs, "C:", &note).keep(&clock, || Ok(Xenstore(ctx)), &|say| network.carry(say));
     }
+    *lock(&USED) = network.used()?;
     if let Some(error) = failed.take() {
         return Err(error);
     }
@@ -312,6 +322,7 @@ pub fn run(order: &Path) -> anyhow::Result<ExitCode> {
         end,
         disk: *lock(&VOLUME),
         nics,
+        network: lock(&USED).clone(),
         service: lock(&SAID).clone(),
         steps,
         failure: lock(&FAILURE).clone(),

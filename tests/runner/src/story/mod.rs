@@ -9,6 +9,7 @@
 //! paravirtual disk is what the story says.
 
 mod boot;
+mod network;
 pub mod order;
 mod windows;
 
@@ -209,6 +210,35 @@ pub const STORIES: &[Story] = &[
         },
     ),
     story(
+        "story/static-address",
+        "A static address survives installation, paravirtual and fall-back boots, and the uninstallation, untouched",
+        |m| {
+            let configure = |last: u32| Act::Configure(format!("192.0.2.{last}"), format!("2001:db8::{last}"));
+            m.acts = vec![configure(10), Act::Install];
+            m.boot_as(Twin::Emulated, LONG)?;
+            m.boot_as(Twin::Paravirtual, LONG)?;
+            m.used(Twin::Paravirtual, "192.0.2.10", "2001:db8::10")?;
+            ensure!(!m.last_said("nothing to change"), "it says what nobody needs: {:?}", m.last()?.service);
+            m.boot_to_death(Death::AtVolume)?;
+            // The fall-back boot, and somebody changes the address in it.
+            m.acts = vec![configure(11)];
+            m.boot_as(Twin::Emulated, LONG)?;
+            m.used(Twin::Emulated, "192.0.2.10", "2001:db8::10")?;
+            m.boot_as(Twin::Paravirtual, SHORT)?;
+            m.used(Twin::Paravirtual, "192.0.2.11", "2001:db8::11")?;
+            ensure!(m.last()?.service.iter().any(|line| line.contains("2001:db8::11")), "{:?}", m.last()?.service);
+            m.boot_as(Twin::Paravirtual, SHORT)?;
+            ensure!(!m.last_said("network settings"), "nothing had to be done: {:?}", m.last()?.service);
+            m.acts = vec![configure(12), Act::Disarm];
+            m.boot_as(Twin::Paravirtual, SHORT)?;
+            m.acts = vec![Act::Uninstall];
+            m.boot_as(Twin::Emulated, SHORT)?;
+            m.used(Twin::Emulated, "192.0.2.12", "2001:db8::12")?;
+            m.boot_as(Twin::Emulated, SHORT)?;
+            m.used(Twin::Emulated, "192.0.2.12", "2001:db8::12")
+        },
+    ),
+    story(
         "story/upgrade",
         "Another version over this one, up and down: one restart, and earlier failures are forgotten",
         |m| {
@@ -373,7 +403,7 @@ impl Machine {
     fn format(&self) -> anyhow::Result<()> {
         let folder = self.folder.path();
         std::fs::File::create(folder.join(file::DISK))?.set_len(DISK)?;
-        order::put(folder, file::REGISTRY, REGISTRY)?;
+        order::put(folder, file::REGISTRY, format!("{REGISTRY}{}", network::untouched()))?;
         order::put(folder, file::RECORDS, "0")
     }
 
@@ -398,6 +428,15 @@ impl Machine {
 
     fn last(&self) -> anyhow::Result<&Report> {
         self.reports.last().context("no boot yet")
+    }
+
+    /// That the last boot used that card, with that IPv4 address from its first moment on, and that IPv6 address in the end.
+    fn used(&self, card: Twin, ipv4: &str, ipv6: &str) -> anyhow::Result<()> {
+        let used = self.last()?.network.as_ref().context("no card was there")?;
+        ensure!(used.card == card, "the boot used the card {used:?}, not the {card:?} one");
+        ensure!(used.first.as_deref() == Some(ipv4), "the card started without {ipv4}: {used:?}");
+        ensure!(used.ipv6.iter().any(|address| address == ipv6), "the card has no {ipv6}: {used:?}");
+        Ok(())
     }
 
     fn last_said(&self, text: &str) -> bool {

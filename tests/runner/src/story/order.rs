@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::network::Used;
+
 /// Something that a person does in a boot, before the service looks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Act {
@@ -11,6 +13,8 @@ pub enum Act {
     Install,
     /// Runs the uninstaller.
     Uninstall,
+    /// Gives the card that is there a static IPv4 and an IPv6 address.
+    Configure(String, String),
     /// `shutdownmon arm`.
     Arm,
     /// `shutdownmon disarm`.
@@ -116,6 +120,8 @@ pub struct Report {
     pub disk: Option<Twin>,
     /// The network cards on the PCI bus, passed-through ones among them, as vendor and device.
     pub nics: Vec<(u16, u16)>,
+    /// The network card that Windows used, with its addresses.
+    pub network: Option<Used>,
     /// What the service said.
     pub service: Vec<String>,
     /// Preemption points.
@@ -136,6 +142,8 @@ pub mod file {
     pub const BOOT: &str = "bcd.json";
     /// How many records of the oracle are known to be on the disk.
     pub const RECORDS: &str = "records";
+    /// What xentool remembers of network settings.
+    pub const NETWORK: &str = "network.json";
     /// What a boot tells.
     pub const REPORT: &str = "report.json";
     /// What a boot is told.

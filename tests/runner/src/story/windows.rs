@@ -26,7 +26,8 @@ fn failed(error: HiveError) -> io::Error {
 pub struct Registers;
 
 impl Registers {
-    fn at<T>(key: &str, look: impl FnOnce(&mut Hive, KeyId) -> Result<T, HiveError>) -> io::Result<Option<T>> {
+    /// What stands at a key; none: it, or what is looked for, is not there.
+    pub fn at<T>(key: &str, look: impl FnOnce(&mut Hive, KeyId) -> Result<T, HiveError>) -> io::Result<Option<T>> {
         let outcome = nt::reg::with(|hive| {
             let key = hive.open(None, &format!(r"{CONTROL_SET}\{key}"))?;
             look(hive, key)
@@ -38,7 +39,8 @@ impl Registers {
         }
     }
 
-    fn set(key: &str, name: &str, kind: u32, data: Vec<u8>) -> io::Result<()> {
+    /// Sets a value, and makes its key.
+    pub fn put(key: &str, name: &str, kind: u32, data: Vec<u8>) -> io::Result<()> {
         let now = nt::io::kernel::now();
         nt::reg::with(|hive| {
             let key = hive.create_path(&format!(r"{CONTROL_SET}\{key}"), now)?;
@@ -69,11 +71,11 @@ impl Registry for Registers {
     }
 
     fn set_number(&self, key: &str, name: &str, value: u32) -> io::Result<()> {
-        Self::set(key, name, hive::REG_DWORD, value.to_le_bytes().to_vec())
+        Self::put(key, name, hive::REG_DWORD, value.to_le_bytes().to_vec())
     }
 
     fn set_text(&self, key: &str, name: &str, value: &str) -> io::Result<()> {
-        Self::set(key, name, hive::REG_SZ, hive::sz(value))
+        Self::put(key, name, hive::REG_SZ, hive::sz(value))
     }
 
     fn remove_value(&self, key: &str, name: &str) -> io::Result<()> {

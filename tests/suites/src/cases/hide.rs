@@ -12,9 +12,9 @@ use crate::guest::{self, Disk};
 use crate::world::DiskSpec;
 
 /// The suites' number of xvda, which is hda too.
-const XVDA: u32 = 12;
+pub const XVDA: u32 = 12;
 /// The suites' number of xvdc, which is hdc too: the CD-ROM drive.
-const XVDC: u32 = 14;
+pub const XVDC: u32 = 14;
 /// xvde, which is emulated nowhere.
 const XVDE: u32 = 0;
 
@@ -141,6 +141,11 @@ const INSTALLED: &[(&str, &str, u32)] = &[
     ("Enum\\XENPV\\VIF&REV_01", "Installed", 1),
 ];
 
+/// The registry that an earlier boot and the service leave: everything installed, seen to work, and armed.
+pub fn installed() -> Vec<(&'static str, &'static str, RegistryValue)> {
+    values(INSTALLED.iter().copied())
+}
+
 fn values(
     from: impl Iterator<Item = (&'static str, &'static str, u32)>,
 ) -> Vec<(&'static str, &'static str, RegistryValue)> {
@@ -209,7 +214,10 @@ fn used(ctx: &mut Ctx<'_>, pv_disk: bool, pv_nic: bool) -> Result<(), Failure> {
 }
 
 /// The disk that Windows does not see was connected, read once, and noted to work; nothing was written to it.
-fn withheld(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
+///
+/// # Errors
+/// It was not, or it was used.
+pub fn withheld(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
     let noted = || {
         nt::reg::with(|registry| {
             let key = registry.open(None, WORKING)?;

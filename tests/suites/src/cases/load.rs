@@ -235,7 +235,8 @@ impl Load {
         let largest = (self.shape.largest / self.disk.sector_size()).max(1);
         // Small requests are as likely as large ones.
         let limit = 1_usize << ctx.rng.random_range(0..=largest.ilog2());
-        let count = ctx.rng.random_range(1..=limit) * per_sector;
+        // A hostile backend may offer a disk that is smaller than that.
+        let count = (ctx.rng.random_range(1..=limit) * per_sector).min(self.oracle.units());
         let places = (self.oracle.units() - count) / per_sector + 1;
         let first = ctx.rng.random_range(0..places) * per_sector;
         if self.overlaps(op, first, count) {

@@ -3,12 +3,13 @@
 mod boot;
 pub mod control;
 mod faults;
-mod hide;
+pub mod hide;
 mod hostile;
 mod hotplug;
 mod io;
 pub mod load;
 mod net;
+mod net_adapter;
 mod net_churn;
 mod net_faults;
 mod net_hostile;
@@ -39,6 +40,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         net::CASES,
         net_offload::CASES,
         net_rss::CASES,
+        net_adapter::CASES,
         net_churn::CASES,
         net_hostile::CASES,
         net_hostile::HANDSHAKES,

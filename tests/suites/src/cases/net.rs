@@ -217,7 +217,9 @@ fn udp(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
             let [good, bad, duplicates, reordered] = datagrams_out(&stack, host, count, size)?;
             check!(
                 good == u64::from(count) && bad == 0 && duplicates == 0,
-                "of {count} datagrams of {size} bytes {good} came, {duplicates} twice, {bad} changed"
+                "of {count} datagrams of {size} bytes {good} came, {duplicates} twice, {bad} changed; {:?}; {:?}",
+                stack.counters(),
+                network(ctx)?.vif_stats(0)
             );
             ctx.count("datagrams out", good);
             ctx.count("datagrams out, reordered", reordered);

@@ -346,13 +346,13 @@ fn checksums_in(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
 /// `NDIS_OFFLOAD_PARAMETERS`, revision 3: checksums, LSO and RSC. 0 leaves a thing as it is.
 /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddndis/ns-ntddndis-_ndis_offload_parameters>
 fn parameters(checksums: u8, lso: u8, rsc: u8) -> Vec<u8> {
-    let mut bytes = vec![0x80, 3, 25, 0];
+    let mut bytes = vec![0x80, 3, 26, 0];
     bytes.extend_from_slice(&[checksums; 5]);
     // LsoV1, IPsecV1, LsoV2IPv4, LsoV2IPv6, TcpConnectionIPv4, TcpConnectionIPv6, and padding before Flags.
     bytes.extend_from_slice(&[0, 0, lso, lso, 0, 0, 0]);
     bytes.extend_from_slice(&[0; 4]);
-    // IPsecV2, IPsecV2IPv4, RscIPv4, RscIPv6, EncapsulatedPacketTaskOffload.
-    bytes.extend_from_slice(&[0, 0, rsc, rsc, 0]);
+    // IPsecV2, IPsecV2IPv4, RscIPv4, RscIPv6, EncapsulatedPacketTaskOffload, EncapsulationTypes.
+    bytes.extend_from_slice(&[0, 0, rsc, rsc, 0, 0]);
     bytes
 }
 
