@@ -1,10 +1,15 @@
-//! Side by side: our drivers' guest and a Linux guest, each with the same loop device as disks, one paused while the other
-//! is measured. What is measured goes to `bench` of the run's evidence, one line a measurement; the host makes the table.
+//! Side by side: our drivers' guest and a Linux guest, one paused while the other is measured: [`disk`], [`net`]. What is
+//! measured goes to `bench` of the run's evidence, one line a measurement; the host makes the table.
 //!
-//! FOLDER has `bench` (rounds, milliseconds of warm-up and of measuring, loads if not all) and `linux/` (kernel and initial RAM disk) beside
-//! what a case needs. Each guest asks `bench REPORT` by the mailbox, and the answer is what it is to do.
+//! FOLDER has `bench` (rounds, milliseconds of warm-up and of measuring, `disk`, `net` or `all`, loads if not all) and `linux/`
+//! (kernel and initial RAM disk) beside what a case needs. Each guest asks `bench REPORT` by the mailbox, and the answer is
+//! what it is to do.
 
-use std::fmt::{self, Write as _};
+mod disk;
+mod net;
+mod peer;
+
+use std::fmt;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
@@ -12,52 +17,56 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::dom0::{Disk, Kind, name, number, run};
+use crate::dom0::run;
+use crate::load::Load;
 use crate::mailbox::{Mailbox, Request};
 use crate::privcmd;
 
-/// 512-byte blocks of the disk.
-const UNITS: u64 = 64 << 11;
-/// blkback's switch for persistent grants, read when a disk is attached.
-const PERSISTENT: &str = "/sys/module/xen_blkback/parameters/feature_persistent";
 const POLL: Duration = Duration::from_millis(2);
 /// Until a guest has booted: Linux's kernel is loaded by the firmware, through a port.
 const BOOT: Duration = Duration::from_mins(5);
-/// Until a guest found its disks, or answers.
+/// Until a guest found its devices, or answers.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-/// The loads: a name, and the words that a guest gets.
-const LOADS: [(&str, &str); 6] = [
-    ("read-4k-1", "read random 4096 1"),
-    ("write-4k-1", "write random 4096 1"),
-    ("read-4k-32", "read random 4096 32"),
-    ("write-4k-32", "write random 4096 32"),
-    ("read-64k-16", "read sequential 65536 16"),
-    ("write-64k-16", "write sequential 65536 16"),
-];
-/// The disks: blkback's `feature_persistent` while disk 0 and disk 1 are attached; None: its default.
-const SETTINGS: [(&str, Option<&str>); 2] = [("off", Some("N")), ("default", None)];
 
 /// How it is done.
 struct Plan {
     rounds: u32,
     warm_up: Duration,
     window: Duration,
+    disk: bool,
+    net: bool,
     /// Names of the loads; empty: all.
     loads: Vec<String>,
 }
 
 impl Plan {
-    fn read(folder: &Path) -> anyhow::Result<Self> {
-        let text = fs::read_to_string(folder.join("bench"))?;
+    fn parse(text: &str) -> anyhow::Result<Self> {
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
-        let [rounds, warm_up, window, ref loads @ ..] = words[..] else { bail!("this is no plan: {text}") };
+        let [rounds, warm_up, window, rows @ ("disk" | "net" | "all"), ref loads @ ..] = words[..] else {
+            bail!("this is no plan: {text}")
+        };
         let time = |word: &str| anyhow::Ok(Duration::from_millis(word.parse()?));
-        if let Some(name) = loads.iter().find(|name| LOADS.iter().all(|(load, _)| load != *name)) {
+        let loads: Vec<String> = loads.iter().map(|&name| name.to_owned()).collect();
+        let plan = Self {
+            rounds: rounds.parse()?,
+            warm_up: time(warm_up)?,
+            window: time(window)?,
+            disk: rows != "net",
+            net: rows != "disk",
+            loads,
+        };
+        let all = plan.all();
+        if let Some(name) = plan.loads.iter().find(|name| all.iter().all(|(load, _, _)| load != name)) {
             bail!("there is no load {name}");
         }
-        let loads = loads.iter().map(|&name| name.to_owned()).collect();
-        Ok(Self { rounds: rounds.parse()?, warm_up: time(warm_up)?, window: time(window)?, loads })
+        Ok(plan)
+    }
+
+    /// The loads there are: a name, the guest's words, and whether it is the disk's.
+    fn all(&self) -> Vec<(&'static str, &'static str, bool)> {
+        let disk = disk::LOADS.iter().filter(|_| self.disk).map(|&(name, words)| (name, words, true));
+        let net = net::LOADS.iter().filter(|_| self.net).map(|&(name, words)| (name, words, false));
+        disk.chain(net).collect()
     }
 }
 
@@ -70,12 +79,16 @@ struct Guest {
 }
 
 impl Guest {
-    /// Makes it and waits until it asks for work.
-    fn new(name: &'static str, config: &str, evidence: &Path) -> anyhow::Result<Self> {
+    /// Makes it, with `load` in its memory, and waits until it asks for work.
+    fn new(name: &'static str, config: &str, load: Option<&Load>, evidence: &Path) -> anyhow::Result<Self> {
         let file = evidence.join(format!("{name}.cfg"));
         fs::write(&file, format!("name=\"{name}\"\n{config}"))?;
-        run("xl", &["create", &file.to_string_lossy()]).with_context(|| format!("{name} cannot be made"))?;
+        run("xl", &["create", "-p", &file.to_string_lossy()]).with_context(|| format!("{name} cannot be made"))?;
         let domain = run("xl", &["domid", name])?.parse()?;
+        if let Some(load) = load {
+            load.write(domain)?;
+        }
+        privcmd::unpause(domain)?;
         let mut guest = Self { name, domain, mailbox: Mailbox::map(domain)?, request: None };
         guest.wait(BOOT)?;
         Ok(guest)
@@ -112,66 +125,59 @@ impl Guest {
         self.mailbox.answer(&request, Ok((text.to_owned(), Vec::new())));
         Ok(())
     }
-
-    /// Attaches a device as this guest's disk and waits until it is connected.
-    fn attach(&self, index: u32, device: &str) -> anyhow::Result<String> {
-        let disk = format!("format=raw,vdev={},access=rw,script=block-fast,target={device}", name(index));
-        run("xl", &["block-attach", self.name, &disk])?;
-        let back = format!("/local/domain/0/backend/vbd/{}/{}", self.domain, number(index));
-        let front = format!("/local/domain/{}/device/vbd/{}", self.domain, number(index));
-        let read = |path: String| run("xenstore-read", &[&path]).unwrap_or_else(|_| "-".into());
-        let end = Instant::now() + PATIENCE;
-        while read(format!("{back}/state")) != "4" || read(format!("{front}/state")) != "4" {
-            if Instant::now() > end {
-                bail!("{}: {} does not connect", self.name, name(index));
-            }
-            std::thread::sleep(POLL);
-        }
-        Ok(format!(
-            "{} {}: ring page order {}, feature-persistent {} (back) {} (front), indirect segments offered {}",
-            self.name,
-            name(index),
-            read(format!("{front}/ring-page-order")),
-            read(format!("{back}/feature-persistent")),
-            read(format!("{front}/feature-persistent")),
-            read(format!("{back}/feature-max-indirect-segments")),
-        ))
-    }
 }
 
-/// Counts at one moment.
-#[derive(Clone, Copy)]
-struct Sample {
-    time: Instant,
+/// What is counted of a device at one moment.
+struct Counts {
+    /// Units of the load: requests, datagrams, bytes of a stream.
     done: u64,
-    guest: u64,
-    dom0: u64,
-    /// Notifications that blkback got.
+    /// Notifications that dom0 got.
     events: u64,
-    /// Requests of the ring that it carried out.
+    /// Requests of the disk's ring, or frames of the interface both ways.
     ring: u64,
 }
 
+/// Reads what there is to count of a guest.
+type Meter = Box<dyn Fn(&Guest) -> anyhow::Result<Counts>>;
+
+/// One of those that are compared.
+struct Row {
+    /// 0: our guest, 1: Linux.
+    guest: usize,
+    /// Rows of a group are measured one after the other, and take turns in who is first.
+    group: usize,
+    setting: &'static str,
+    who: &'static str,
+    /// What the guest is told; `{run}` is the measurement's number.
+    request: String,
+    meter: Meter,
+}
+
+/// Counts and times at one moment.
+struct Sample {
+    time: Instant,
+    guest: u64,
+    dom0: u64,
+    counts: Counts,
+}
+
 impl Sample {
-    fn take(guest: &Guest, disk: u32) -> anyhow::Result<Self> {
-        let folder = format!("/sys/bus/xen-backend/devices/vbd-{}-{}/statistics", guest.domain, number(disk));
-        let count = |name: &str| anyhow::Ok(fs::read_to_string(format!("{folder}/{name}"))?.trim().parse::<u64>()?);
+    fn take(guest: &Guest, row: &Row) -> anyhow::Result<Self> {
         Ok(Self {
             time: Instant::now(),
-            done: guest.mailbox.done(),
             guest: privcmd::cpu_time(guest.domain)?,
             dom0: privcmd::cpu_time(0)?,
-            events: events(&fs::read_to_string("/proc/interrupts")?),
-            ring: count("rd_req")? + count("wr_req")?,
+            counts: (row.meter)(guest)?,
         })
     }
 }
 
-/// Interrupts of blkback in /proc/interrupts: `NUMBER: count of each processor, then words`.
-fn events(text: &str) -> u64 {
+/// Interrupts in /proc/interrupts of those whose name fits: `NUMBER: count of each processor, then words, the last of which is
+/// the name`.
+fn events(text: &str, fits: impl Fn(&str) -> bool) -> u64 {
     let of =
         |line: &str| -> u64 { line.split_ascii_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum() };
-    text.lines().filter(|line| line.ends_with("blkif-backend")).map(of).sum()
+    text.lines().filter(|line| line.split_ascii_whitespace().last().is_some_and(&fits)).map(of).sum()
 }
 
 /// What one measurement gave; displayed as a line for the host.
@@ -182,8 +188,8 @@ struct Measured {
     dom0: u64,
     events: u64,
     ring: u64,
-    /// Of the whole run, warm-up and end included, as the guest counts: requests, and interrupts of its disks.
-    requests: u64,
+    /// Of the whole run, warm-up and end included, as the guest counts: units, and interrupts of the device.
+    units: u64,
     interrupts: u64,
 }
 
@@ -192,98 +198,99 @@ impl fmt::Display for Measured {
         write!(
             f,
             "{} {} {} {} {} {} {} {}",
-            self.nanoseconds, self.done, self.guest, self.dom0, self.events, self.ring, self.requests, self.interrupts
+            self.nanoseconds, self.done, self.guest, self.dom0, self.events, self.ring, self.units, self.interrupts
         )
     }
 }
 
 /// Runs a load in a guest that is paused before and after.
-fn measure(plan: &Plan, guest: &mut Guest, number: u32, disk: u32, load: &str) -> anyhow::Result<Measured> {
-    privcmd::unpause(guest.domain)?;
+fn measure(plan: &Plan, guest: &mut Guest, number: u32, row: &Row) -> anyhow::Result<Measured> {
+    let request = row.request.replace("{run}", &number.to_string());
     guest.mailbox.begin_load();
-    guest.answer(&format!("disk {number} {disk} {load}"))?;
+    peer::begin();
+    privcmd::unpause(guest.domain)?;
+    guest.answer(&request)?;
     let end = Instant::now() + PATIENCE;
-    while guest.mailbox.done() == 0 {
+    while (row.meter)(guest)?.done == 0 {
         if Instant::now() > end {
-            bail!("{}: {load}: nothing was done in {} s", guest.name, PATIENCE.as_secs());
+            bail!("{}: {request}: nothing was done in {} s", row.who, PATIENCE.as_secs());
         }
         std::thread::sleep(POLL);
     }
     std::thread::sleep(plan.warm_up);
-    let first = Sample::take(guest, disk)?;
+    let first = Sample::take(guest, row)?;
     std::thread::sleep(plan.window);
-    let last = Sample::take(guest, disk)?;
+    let last = Sample::take(guest, row)?;
     guest.mailbox.end_load(number);
+    peer::end();
     let report = guest.wait(PATIENCE)?;
     privcmd::pause(guest.domain)?;
     let words: Vec<&str> = report.split(' ').collect();
-    let ["done", run, requests, "0", interrupts] = words[..] else { bail!("{}: {load}: {report}", guest.name) };
-    if run != number.to_string() || last.done <= first.done {
-        bail!(
-            "{}: {load}: {report}, and {} requests when measuring began, {} at its end",
-            guest.name,
-            first.done,
-            last.done
-        );
+    let ["done", run, units, "0", interrupts] = words[..] else { bail!("{}: {request}: {report}", row.who) };
+    let (from, to) = (&first.counts, &last.counts);
+    if run != number.to_string() || to.done <= from.done {
+        bail!("{}: {request}: {report}, and {} when measuring began, {} at its end", row.who, from.done, to.done);
     }
     Ok(Measured {
         nanoseconds: (last.time - first.time).as_nanos(),
-        done: last.done - first.done,
+        done: to.done - from.done,
         guest: last.guest - first.guest,
         dom0: last.dom0 - first.dom0,
-        events: last.events - first.events,
-        ring: last.ring - first.ring,
-        requests: requests.parse()?,
+        events: to.events - from.events,
+        ring: to.ring - from.ring,
+        units: units.parse()?,
         interrupts: interrupts.parse()?,
     })
 }
 
-/// Both guests' configurations: the same but for what is booted.
-fn configurations(folder: &Path) -> [String; 2] {
+/// Both guests' configurations: the same but for what is booted, and the emulated interfaces.
+fn configurations(folder: &Path, load: &Load, net: bool) -> [String; 2] {
     let folder = folder.display();
     let common = "type=\"hvm\"\nvcpus=1\nvga=\"none\"\nusb=0\nxen_platform_pci=1\ntsc_mode=\"native\"\n\
                   on_poweroff=\"destroy\"\non_reboot=\"destroy\"\non_crash=\"destroy\"\n";
+    let vifs = [0, 1].map(|guest| if net { net::configuration(guest) } else { String::new() });
     let ours = format!(
-        "{common}kernel=\"{folder}/guest\"\nramdisk=\"{folder}/drivers.tar\"\nmemory=64\n\
-         cmdline=\"vcpus=1 case=lab/bench seed=1\"\n"
+        "{common}{}kernel=\"{}\"\nmemory=64\ncmdline=\"vcpus=1 case=lab/bench seed=1 {}\"\n",
+        vifs[0],
+        load.stub().display(),
+        load.argument()
     );
-    // The pages of the mailbox are kept out of Linux's memory.
+    // The pages of the mailbox are kept out of Linux's memory; the emulated interfaces stay beside the other one.
     let linux = format!(
-        "{common}kernel=\"{folder}/linux/vmlinuz\"\nramdisk=\"{folder}/linux/initrd\"\nmemory=192\n\
-         cmdline=\"console=hvc0 quiet mitigations=off panic=1 memmap=0x11000$0x20000\"\n"
+        "{common}{}kernel=\"{folder}/linux/vmlinuz\"\nramdisk=\"{folder}/linux/initrd\"\nmemory=192\n\
+         cmdline=\"console=hvc0 quiet mitigations=off panic=1 memmap=0x11000$0x20000 xen_emul_unplug=unnecessary\"\n",
+        vifs[1]
     );
     [ours, linux]
 }
 
 /// Runs it all. The measurements that there are by then are kept if it fails.
 pub fn bench(folder: &Path, out: &Path) -> anyhow::Result<()> {
-    let plan = Plan::read(folder)?;
+    let plan = Plan::parse(&fs::read_to_string(folder.join("bench"))?)?;
     let evidence = out.join("bench-guests");
     fs::create_dir_all(&evidence)?;
     let mut results = fs::File::create(out.join("bench"))?;
-    let disk = Disk::make(0, Kind::Phy, UNITS, 512)?;
-    // Blocks of its own for every page: a hole would be read without any copy from the file.
-    fs::OpenOptions::new().write(true).open(&disk.file)?.write_all(&vec![0xa5; UNITS as usize * 512])?;
-    let device = disk.device.as_deref().context("there is no loop device")?;
-
-    let [ours, linux] = configurations(folder);
+    if plan.net {
+        net::bridges()?;
+    }
+    let load = Load::new(&folder.join("guest"), &folder.join("drivers.tar"))?;
+    let [ours, linux] = configurations(folder, &load, plan.net);
     println!("lab-bench the Linux guest boots");
-    let mut linux = Guest::new("lab-linux", &linux, &evidence)?;
+    let mut linux = Guest::new("lab-linux", &linux, None, &evidence)?;
     linux.answer("load xen-blkfront")?;
     let loaded = linux.wait(PATIENCE)?;
-    if loaded != "loaded" {
+    if loaded != "good" {
         bail!("Linux: {loaded}");
     }
     println!("lab-bench our guest boots");
-    let ours = Guest::new("lab", &ours, &evidence)?;
-    let usual = fs::read_to_string(PERSISTENT).context("blkback is not there")?;
+    let ours = Guest::new("lab", &ours, Some(&load), &evidence)?;
     let mut guests = [ours, linux];
-    let mut notes = format!("blkback's feature_persistent is {} by default\n", usual.trim());
-    for (index, (_, persistent)) in SETTINGS.iter().enumerate() {
-        fs::write(PERSISTENT, persistent.unwrap_or(usual.trim()))?;
-        for guest in &guests {
-            writeln!(notes, "{}", guest.attach(index as u32, device)?)?;
-        }
+    let mut notes = String::new();
+    if plan.disk {
+        notes += &disk::prepare(&guests)?;
+    }
+    if plan.net {
+        notes += &net::prepare(&mut guests)?;
     }
     for note in notes.lines() {
         writeln!(results, "note {note}")?;
@@ -294,22 +301,25 @@ pub fn bench(folder: &Path, out: &Path) -> anyhow::Result<()> {
 
     let mut count = 0;
     for round in 1..=plan.rounds {
-        println!("lab-bench round {round} of {}", plan.rounds);
-        for (load, words) in
-            LOADS.iter().filter(|(name, _)| plan.loads.is_empty() || plan.loads.iter().any(|own| own == name))
-        {
-            for (index, (setting, _)) in SETTINGS.iter().enumerate() {
-                for turn in 0..2 {
-                    // Each goes first as often as the other.
-                    let (own, other) = ((turn + round as usize) % 2, (turn + round as usize + 1) % 2);
+        for (load, words, is_disk) in plan.all() {
+            if !plan.loads.is_empty() && plan.loads.iter().all(|own| own != load) {
+                continue;
+            }
+            println!("lab-bench round {round} of {}: {load}", plan.rounds);
+            let rows = if is_disk { disk::rows(words) } else { net::rows(words) };
+            for group in rows.chunk_by(|one, next| one.group == next.group) {
+                for turn in 0..group.len() {
+                    // Each goes first as often as the others.
+                    let row = &group[(turn + round as usize) % group.len()];
+                    let other = 1 - row.guest;
                     let idle = privcmd::cpu_time(guests[other].domain)?;
                     count += 1;
-                    let measured = measure(&plan, &mut guests[own], count, index as u32, words)?;
+                    let measured = measure(&plan, &mut guests[row.guest], count, row)?;
                     let ran = privcmd::cpu_time(guests[other].domain)? - idle;
                     if ran != 0 {
                         bail!("{} ran {ran} ns while it was paused", guests[other].name);
                     }
-                    writeln!(results, "measured {round} {load} {setting} {} {measured}", guests[own].name)?;
+                    writeln!(results, "measured {round} {load} {} {} {measured}", row.setting, row.who)?;
                 }
             }
         }
@@ -326,9 +336,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_the_interrupts_of_blkback() {
+    fn counts_interrupts_by_name() {
         let text = "            CPU0\n  54:        120   xen-dyn    -event     blkif-backend\n\
-                    55:        3   xen-dyn    -event     blkif-backend\n 56:   9  xen-dyn  -event  vif1.0\n";
-        assert_eq!(events(text), 123);
+                    55:        3   xen-dyn    -event     blkif-backend\n 56:   9  xen-dyn  -event  vif1.0-q0-tx\n\
+                    57:  2  xen-dyn  -event  vif1.0-q0-rx\n 58:  4  xen-dyn  -event  vif1.01-q0-rx\n";
+        assert_eq!(events(text, |name| name == "blkif-backend"), 123);
+        assert_eq!(events(text, |name| name.starts_with("vif1.0-")), 11);
+    }
+
+    #[test]
+    fn a_plan_is_read() {
+        let plan = Plan::parse("7 30 100 net tcp-in udp-out\n").expect("a plan");
+        assert!(plan.net && !plan.disk && plan.rounds == 7 && plan.loads.len() == 2);
+        assert!(Plan::parse("7 30 100 net read-4k-1\n").is_err());
+        assert!(Plan::parse("7 30 100 tape\n").is_err());
     }
 }

@@ -1,8 +1,8 @@
 //! The lab's agent in dom0: for each case it makes a guest, carries out what the suite inside asks for through the
 //! [`mailbox`], and keeps the evidence.
 //!
-//! `lab-agent FOLDER OUT`: FOLDER has `guest`, `drivers.tar`, `cases` (one line a case: name, seconds, seed, processors) and
-//! perhaps `extra.cfg`, lines for the guest's configuration. OUT gets a folder a case. The host follows the lines
+//! `lab-agent FOLDER OUT`: FOLDER has `guest`, `drivers.tar`, `cases` (one line a case: name, seconds, seed, processors, and
+//! `twins` or `serial` for what its guest has beside) and perhaps `extra.cfg`, lines for the guest's configuration. OUT gets a folder a case. The host follows the lines
 //! `lab-case` (it begins), `lab-note` (what is worth reading beside the result) and `lab-result` on standard output. If FOLDER
 //! has `bench`, there are no cases: see [`bench`].
 
@@ -13,9 +13,12 @@ mod mailbox;
 mod net;
 mod privcmd;
 mod requests;
+mod serial;
 mod serve;
+mod service;
 mod session;
 mod store;
+mod twins;
 
 use std::fs;
 use std::io::Write as _;
@@ -36,6 +39,10 @@ pub struct Case {
     pub seed: u64,
     /// Virtual processors of its guest.
     pub vcpus: u32,
+    /// It has emulated twins of its paravirtual devices: see [`twins`].
+    pub twins: bool,
+    /// Its first serial port is a pty here: see [`serial`].
+    pub serial: bool,
 }
 
 fn read_cases(folder: &Path) -> anyhow::Result<Vec<Case>> {
@@ -43,8 +50,20 @@ fn read_cases(folder: &Path) -> anyhow::Result<Vec<Case>> {
     text.lines()
         .map(|line| {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            let [name, seconds, seed, vcpus] = words[..] else { anyhow::bail!("this is no case: {line}") };
-            Ok(Case { name: name.to_owned(), seconds: seconds.parse()?, seed: seed.parse()?, vcpus: vcpus.parse()? })
+            let [name, seconds, seed, vcpus, ref machine @ ..] = words[..] else {
+                anyhow::bail!("this is no case: {line}")
+            };
+            if let Some(word) = machine.iter().find(|word| !["twins", "serial"].contains(word)) {
+                anyhow::bail!("no guest has `{word}`: {line}");
+            }
+            Ok(Case {
+                name: name.to_owned(),
+                seconds: seconds.parse()?,
+                seed: seed.parse()?,
+                vcpus: vcpus.parse()?,
+                twins: machine.contains(&"twins"),
+                serial: machine.contains(&"serial"),
+            })
         })
         .collect()
 }

@@ -40,7 +40,7 @@ impl Vifs {
 }
 
 /// The name of an interface's bridge.
-fn bridge(index: u32) -> String {
+pub fn bridge(index: u32) -> String {
     format!("lab{index}")
 }
 
@@ -87,8 +87,8 @@ impl Session {
         fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Makes the bridge and attaches the interface. No VLAN and no MTU are 0, no MAC is `-`.
-    pub fn vif_attach(&mut self, index: u32, mac: &str, mtu: u32, vlan: u32, queues: u32) -> anyhow::Result<String> {
+    /// Makes an interface's bridge, with dom0 on it, unless it is there. No VLAN and no MTU are 0.
+    pub fn make_bridge(&mut self, index: u32, mtu: u32, vlan: u32) -> anyhow::Result<()> {
         let bridge = bridge(index);
         if !self.vifs.known.contains(&index) {
             let host = if vlan == 0 { bridge.clone() } else { format!("{bridge}.{vlan}") };
@@ -110,6 +110,13 @@ impl Session {
             }
             self.vifs.known.push(index);
         }
+        Ok(())
+    }
+
+    /// Makes the bridge and attaches the interface. No VLAN and no MTU are 0, no MAC is `-`.
+    pub fn vif_attach(&mut self, index: u32, mac: &str, mtu: u32, vlan: u32, queues: u32) -> anyhow::Result<String> {
+        self.make_bridge(index, mtu, vlan)?;
+        let bridge = bridge(index);
         fs::write(MAX_QUEUES, queues.to_string()).context("netback is not there")?;
         let mut words = vec!["network-attach".to_owned(), NAME.to_owned(), "type=vif".to_owned()];
         words.extend([format!("bridge={bridge}"), "script=vif-fast".to_owned()]);

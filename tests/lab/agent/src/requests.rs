@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use crate::dom0::{self, Disk, Kind, number, run};
 use crate::mailbox::{MOST_DATA, Request};
 use crate::privcmd;
+use crate::service::Service;
 use crate::session::{Due, NAME, Session};
 use crate::store::{self, Conflicts};
 
@@ -84,9 +85,22 @@ impl Session {
                 String::new()
             }
             "await-shutdown" => {
-                self.due = Some(Due::AwaitShutdown(value(0)? as u32));
+                self.due = Some(Due::AwaitShutdown(value(0)? as u32, words[1..].join(" ")));
                 String::new()
             }
+            "xl" => self.toolstack(word(0)?)?,
+            "domains" => run("xl", &["list"])?,
+            "service-start" => {
+                self.service = Some(Service::start(self)?);
+                String::new()
+            }
+            "service" => return Ok(self.service()?.exchange(&request.data)),
+            "service-stop" => {
+                self.service()?.stop();
+                String::new()
+            }
+            "emulated" => self.emulated()?,
+            "serial" => return self.serial_bytes(),
             "callback" => privcmd::callback_irq(self.domain)?.to_string(),
             "grants" => self.grants()?.to_string(),
             "disk-grants" => self.disk_grants(index()?)?.to_string(),
@@ -154,6 +168,31 @@ impl Session {
             .spawn()?;
         self.children.push(child);
         Ok(String::new())
+    }
+
+    /// Starts `xl shutdown -w` or `xl reboot`, which must succeed in the end.
+    fn toolstack(&mut self, verb: &str) -> anyhow::Result<String> {
+        let arguments: &[&str] = match verb {
+            "shutdown" => &["shutdown", "-w", NAME],
+            "reboot" => &["reboot", NAME],
+            _ => bail!("`xl {verb}` is no request"),
+        };
+        let output = self.output(&format!("xl-{verb}"))?;
+        let errors = output.try_clone()?;
+        let mut xl = Command::new("xl");
+        self.toolstack = Some(xl.args(arguments).stdin(Stdio::null()).stdout(output).stderr(errors).spawn()?);
+        Ok(String::new())
+    }
+
+    /// shutdownmon.
+    fn service(&mut self) -> anyhow::Result<&mut Service> {
+        self.service.as_mut().context("the service was not started")
+    }
+
+    /// What came over the serial port so far, its end where it does not fit.
+    fn serial_bytes(&self) -> anyhow::Result<(String, Vec<u8>)> {
+        let bytes = self.serial.as_ref().context("the guest has no serial port")?.bytes();
+        Ok((String::new(), bytes[bytes.len().saturating_sub(MOST_DATA)..].to_vec()))
     }
 
     /// Whether the toolstack let go of a disk that it was told to detach.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 use sha2::{Digest, Sha256};
@@ -19,6 +20,8 @@ const PIECE: usize = 64 << 10;
 const DATAGRAM: usize = 65_536;
 /// Bytes that a UDP socket keeps: more than any case sends at once.
 const ROOM: libc::c_int = 8 << 20;
+/// For a guest to close its side of a connection that has been served.
+const LAST_WAIT: Duration = Duration::from_secs(30);
 
 /// TCP connections that there are, and the most that there were.
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
@@ -147,7 +150,12 @@ fn source(mut stream: TcpStream) -> std::io::Result<()> {
         sha.update(piece);
         left -= piece.len() as u64;
     }
-    stream.write_all(&sha.finalize())
+    stream.write_all(&sha.finalize())?;
+    // The connection stands until the guest has read all of it and closes its side, or is gone.
+    stream.shutdown(Shutdown::Write)?;
+    stream.set_read_timeout(Some(LAST_WAIT))?;
+    while stream.read(&mut buf)? != 0 {}
+    Ok(())
 }
 
 /// FNV-1a over 64 bits.

@@ -16,6 +16,8 @@ use crate::load::Load;
 use crate::mailbox::Mailbox;
 use crate::net::Vifs;
 use crate::privcmd;
+use crate::serial::Serial;
+use crate::service::Service;
 use crate::store::{self, Conflicts, TRACE};
 
 /// The guest's name.
@@ -36,8 +38,8 @@ pub enum Due {
     Destroy(u32),
     /// `xl destroy`, while the interface with this number is busy; the guest's counters are part of the verdict.
     DestroyVif(u32, String),
-    /// The guest shuts itself down; `xl` must see this reason.
-    AwaitShutdown(u32),
+    /// The guest shuts itself down; `xl` must see this reason. The guest's counters are part of the verdict.
+    AwaitShutdown(u32, String),
 }
 
 /// A guest that runs a case.
@@ -62,26 +64,34 @@ pub struct Session {
     pub conflicts: Option<Conflicts>,
     /// Its network interfaces.
     pub vifs: Vifs,
+    /// shutdownmon, while the case has it run.
+    pub service: Option<Service>,
+    /// A command of `xl` that must succeed for the case to have passed.
+    pub toolstack: Option<Child>,
+    /// Its serial port, if that is a pty.
+    pub serial: Option<Serial>,
     /// What was negotiated for each device, for the summary.
     pub notes: BTreeMap<String, String>,
     start: Instant,
     timeline: String,
 }
 
-/// The configuration of a guest: `extra` are the user's lines, which win.
-fn configuration(load: &Load, case: &Case, extra: &str) -> String {
+/// The configuration of a guest: `twins` has the lines of its emulated devices, `extra` the user's, which win.
+fn configuration(load: &Load, case: &Case, twins: &str, extra: &str) -> String {
     let vcpus = extra
         .lines()
         .find_map(|line| line.split_once('=').filter(|(key, _)| key.trim() == "vcpus")?.1.trim().parse().ok())
         .unwrap_or(case.vcpus);
     format!(
         "name=\"{NAME}\"\ntype=\"hvm\"\nkernel=\"{0}\"\n\
-         cmdline=\"vcpus={vcpus} case={1} seed={2} {3}\"\nmemory=64\nvcpus={vcpus}\nvga=\"none\"\nusb=0\n\
-         xen_platform_pci=1\non_poweroff=\"destroy\"\non_reboot=\"destroy\"\non_crash=\"destroy\"\n{extra}",
+         cmdline=\"vcpus={vcpus} case={1} seed={2} serial={4} {3}\"\nmemory=64\nvcpus={vcpus}\nvga=\"none\"\nusb=0\n\
+         xen_platform_pci=1\non_poweroff=\"destroy\"\non_reboot=\"destroy\"\non_crash=\"destroy\"\n{5}{twins}{extra}",
         load.stub().display(),
         case.name,
         case.seed,
-        load.argument()
+        load.argument(),
+        u8::from(case.serial),
+        if case.serial { "serial=\"pty\"\n" } else { "" }
     )
 }
 
@@ -91,14 +101,11 @@ impl Session {
         let config = evidence.join("guest.cfg");
         let extra = fs::read_to_string(folder.join("extra.cfg")).unwrap_or_default();
         let load = Load::new(&folder.join("guest"), &folder.join("drivers.tar"))?;
-        fs::write(&config, configuration(&load, case, &extra))?;
         for entry in fs::read_dir(DISKS)?.flatten() {
             fs::remove_file(entry.path())?;
         }
         // The trace begins with each case, or it would fill dom0's memory.
         fs::OpenOptions::new().write(true).truncate(true).open(TRACE).context("xenstored writes no trace")?;
-        let start = Instant::now();
-        run("xl", &["create", "-p", &config.to_string_lossy()]).context("the guest cannot be made")?;
         let mut session = Self {
             domain: 0,
             mailbox: None,
@@ -111,17 +118,32 @@ impl Session {
             verdict: None,
             conflicts: None,
             vifs: Vifs::new(),
+            service: None,
+            toolstack: None,
+            serial: None,
             notes: BTreeMap::new(),
-            start,
+            start: Instant::now(),
             timeline: String::new(),
         };
-        session.mark("created");
-        if let Err(error) = session.connect().and_then(|()| session.begin(&load)) {
+        if let Err(error) = session.create(&config, &load, case, &extra) {
             // It must not stand in the next guest's way; what went wrong first is what is told.
             let _ = session.finish();
             return Err(error);
         }
         Ok(session)
+    }
+
+    /// Makes the guest with what is behind its devices, and lets it begin.
+    fn create(&mut self, config: &Path, load: &Load, case: &Case, extra: &str) -> anyhow::Result<()> {
+        let twins = if case.twins { self.make_twins()? } else { String::new() };
+        fs::write(config, configuration(load, case, &twins, extra))?;
+        run("xl", &["create", "-p", &config.to_string_lossy()]).context("the guest cannot be made")?;
+        self.mark("created");
+        self.connect()?;
+        if case.serial {
+            self.serial = Some(Serial::open(self.domain, &self.evidence)?);
+        }
+        self.begin(load)
     }
 
     /// Lets the guest, which was made paused, begin.
@@ -138,10 +160,15 @@ impl Session {
         Ok(())
     }
 
+    /// A file of the evidence that a program writes.
+    pub fn output(&self, name: &str) -> anyhow::Result<fs::File> {
+        let file = fs::OpenOptions::new().create(true).append(true).open(self.evidence.join(name));
+        file.with_context(|| format!("cannot write {name}"))
+    }
+
     /// Adds to a file of the evidence.
     pub fn append(&self, name: &str, data: &[u8]) -> anyhow::Result<()> {
-        let file = fs::OpenOptions::new().create(true).append(true).open(self.evidence.join(name));
-        Ok(file.with_context(|| format!("cannot write {name}"))?.write_all(data)?)
+        Ok(self.output(name)?.write_all(data)?)
     }
 
     /// A line of the timeline, which is kept as evidence.
@@ -172,7 +199,9 @@ impl Session {
                         let verdict = self.destroy_under_load(|session| session.vif_frames(index))?;
                         return Ok(format!("{verdict}, {counters}"));
                     }
-                    Some(Due::AwaitShutdown(reason)) => return Self::await_shutdown(reason, end),
+                    Some(Due::AwaitShutdown(reason, counters)) => {
+                        return Ok(format!("{}{counters}", self.await_shutdown(reason, end)?));
+                    }
                     None => {}
                 }
                 if let Some(verdict) = self.verdict.take() {
@@ -221,7 +250,9 @@ impl Session {
             self.keep("destroy", run("xl", &["destroy", NAME]));
         }
         self.mark("destroyed");
-        for child in &mut self.children {
+        self.service = None;
+        self.serial = None;
+        for child in self.children.iter_mut().chain(&mut self.toolstack) {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -339,7 +370,7 @@ impl Session {
     }
 
     /// Waits until `xl` says why the domain shut down.
-    fn await_shutdown(reason: u32, end: Instant) -> anyhow::Result<String> {
+    fn await_shutdown(&mut self, reason: u32, end: Instant) -> anyhow::Result<String> {
         let log = format!("/var/log/xen/xl-{NAME}.log");
         loop {
             let text = fs::read_to_string(&log).unwrap_or_default();
@@ -350,6 +381,7 @@ impl Session {
                     bail!("xl says `{line}`, reason {reason} was due");
                 }
                 if run("xl", &["domid", NAME]).is_err() {
+                    self.end_toolstack(end)?;
                     return Ok(format!("passed reason in xl's log {reason}"));
                 }
             }
@@ -357,6 +389,24 @@ impl Session {
                 bail!("xl has not seen the domain shut down: {text}");
             }
             std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// A command of `xl` was obeyed: it says so itself, too.
+    fn end_toolstack(&mut self, end: Instant) -> anyhow::Result<()> {
+        let Some(mut child) = self.toolstack.take() else { return Ok(()) };
+        loop {
+            if let Some(status) = child.try_wait()? {
+                if !status.success() {
+                    bail!("xl ended with {status}");
+                }
+                return Ok(());
+            }
+            if Instant::now() > end {
+                let _ = child.kill();
+                bail!("the domain is gone and xl still waits for it");
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

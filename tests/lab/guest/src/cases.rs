@@ -1,6 +1,9 @@
 //! Cases that only a real dom0 makes sense for.
 
 mod net;
+mod serial;
+mod service;
+mod twins;
 
 use crate::power::{self, Reason};
 use crate::{bench, processor, suspend, trace, trap, world};
@@ -30,7 +33,7 @@ const fn case(
 
 /// All of the lab's own.
 pub fn all() -> impl Iterator<Item = &'static Case> {
-    CASES.iter().chain(net::CASES)
+    CASES.iter().chain(net::CASES).chain(serial::CASES).chain(service::CASES).chain(twins::CASES)
 }
 
 /// The cases of disks and of the machine.
@@ -501,7 +504,15 @@ fn shut_down(ctx: &mut Ctx<'_>, reason: Reason) -> Result<(), Failure> {
     let mut load = Load::new(Disk::find(ctx, 0)?, Shape::default());
     load.run(ctx, 20)?;
     load.verify_all(ctx)?;
-    world::await_shutdown(reason as u32);
+    obey(ctx, reason)
+}
+
+/// Windows goes down: the registry is written, every device gets its power IRP, then the machine ends. The agent has the
+/// verdict.
+fn obey(ctx: &mut Ctx<'_>, reason: Reason) -> Result<(), Failure> {
+    ctx.check_wanted()?;
+    let counters = ctx.counters().iter().fold(String::new(), |text, (name, value)| text + &format!(", {name} {value}"));
+    world::await_shutdown(reason as u32, &counters);
     nt::po::shutdown(reason == Reason::Reboot);
     power::shut_down(reason)
 }

@@ -1,8 +1,9 @@
-//! Lines to the outside: Xen's port 0xE9, which appears on Xen's console as `(dN)`.
+//! Lines to the outside: Xen's port 0xE9, which appears on Xen's console as `(dN)`; the serial port, where there is one.
 
 use crate::hypercall;
 use crate::lock::Lock;
 use core::fmt::{self, Write as _};
+use core::sync::atomic::{AtomicBool, Ordering};
 use x86_64::instructions::port::Port;
 
 /// Xen's debug port for guests (XEN_HVM_DEBUGCONS_IOPORT).
@@ -10,7 +11,11 @@ const PORT: u16 = 0xe9;
 /// Xen prints a guest's line in pieces of 198 characters; pieces are marked instead.
 const MOST: usize = 180;
 
+/// The first serial port: a 16550.
+const SERIAL: u16 = 0x3f8;
+
 static OUTPUT: Lock<()> = Lock::new(());
+static WITH_SERIAL: AtomicBool = AtomicBool::new(false);
 
 /// How a run ends, as the last line says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +69,36 @@ pub fn print(text: fmt::Arguments<'_>) {
     let _ = line.write_fmt(text);
     if line.column > 0 {
         line.end();
+    }
+}
+
+/// From now on [`log`] has the serial port: 115200 baud, 8 data bits, no parity, polled.
+pub fn start_serial() {
+    /// Registers and values: divisor 1, 8N1, no interrupts, FIFOs on and empty, DTR and RTS.
+    const SETUP: [(u16, u8); 7] = [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 0x03), (2, 0x07), (4, 0x03)];
+    for (register, value) in SETUP {
+        // SAFETY: the serial port's registers, which nobody else uses here.
+        unsafe { Port::new(SERIAL + register).write(value) };
+    }
+    WITH_SERIAL.store(true, Ordering::Release);
+}
+
+/// Prints a line of the log of Windows over the serial port, where a kernel debugger would read it. Any IRQL.
+pub fn log(line: &str) {
+    /// The line status register, and its bit for an empty transmitter.
+    const STATUS: (u16, u8) = (5, 1 << 5);
+    if !WITH_SERIAL.load(Ordering::Acquire) {
+        return;
+    }
+    let _output = OUTPUT.lock();
+    for byte in line.bytes().chain(*b"\r\n") {
+        // SAFETY: as above.
+        unsafe {
+            while Port::<u8>::new(SERIAL + STATUS.0).read() & STATUS.1 == 0 {
+                core::hint::spin_loop();
+            }
+            Port::new(SERIAL).write(byte);
+        }
     }
 }
 

@@ -49,8 +49,7 @@ unsafe impl Platform for Machine {
     }
     fn restore_interrupts(&self, enabled: bool) {
         if enabled {
-            flag::enable();
-            processor::take_up();
+            processor::enable();
         }
     }
     fn request_interrupt(&self, processor: u32, vector: u8) {
@@ -186,6 +185,7 @@ unsafe impl Platform for Machine {
 
     fn log(&self, line: &str) {
         log::keep(line);
+        console::log(line);
         suspend::note_line(line);
         console::print(format_args!("nt: {line}"));
     }

@@ -1,5 +1,5 @@
-//! The machine goes off or starts again, by Xen's own call: the drivers offer none yet, and the firmware's ways end in the
-//! same call, made by the device model.
+//! The machine goes off or starts again, by Xen's own call. On Windows the HAL does that last step by ACPI, and the device
+//! model makes the same call.
 
 use crate::console::{self, Verdict};
 use crate::hypercall;

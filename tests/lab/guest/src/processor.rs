@@ -6,7 +6,7 @@ use crate::lock::Lock;
 use crate::trap;
 use alloc::boxed::Box;
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use nt::ke::{DISPATCH_LEVEL, DISPATCH_VECTOR};
 use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
@@ -44,6 +44,8 @@ pub const POKE_VECTOR: u8 = 0xd3;
 /// A timer that is not set.
 const NEVER: u64 = u64::MAX;
 
+/// By processor: while interrupts are off, the IRQL that is to stand when they come on, plus 1; 0: the one that CR8 has.
+static WANTED: [AtomicU8; MOST] = [const { AtomicU8::new(0) }; MOST];
 /// By processor: a dispatch interrupt is kept back.
 static KEPT: [AtomicBool; MOST] = [const { AtomicBool::new(false) }; MOST];
 static COUNT: AtomicU32 = AtomicU32::new(1);
@@ -124,33 +126,69 @@ pub fn enter(processor: u32) {
     set_irql(nt::ke::HIGH_LEVEL);
 }
 
-/// CR8.
-pub fn irql() -> u8 {
+fn cr8() -> u8 {
     let value: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, cr8", out(reg) value, options(nomem, nostack, preserves_flags)) };
     value as u8
 }
 
-/// Sets the task priority, which is what CR8 shows.
+/// CR8, or what it is to become with interrupts on again: see [`set_irql`].
+pub fn irql() -> u8 {
+    let value = cr8();
+    if interrupts::are_enabled() {
+        return value;
+    }
+    WANTED[current() as usize].load(Ordering::Relaxed).checked_sub(1).unwrap_or(value)
+}
+
+/// Sets the task priority, which is what CR8 shows. With interrupts off it is set when they come on, by [`settle`], as only
+/// then it makes a difference.
 ///
-/// By the APIC's register unless the priority rises with interrupts on: QEMU 7.2's emulation of SVM ends with a failed
-/// assertion when a guest writes CR8 while a virtual interrupt waits that the new value lets through. The register is
-/// written by the hypervisor instead, at the price of an exit.
+/// QEMU 7.2's emulation of SVM ends with a failed assertion when a guest writes CR8 while a virtual interrupt waits that the
+/// new value lets through. None waits while interrupts are on and the value rises, or was [`DISPATCH_LEVEL`] at most: no vector
+/// has such a class. Otherwise the APIC's register is written, by the hypervisor, at the price of an exit.
 pub fn set_irql(irql: u8) {
     let now = self::irql();
     if irql == now {
         return;
     }
-    if irql > now && interrupts::are_enabled() {
-        // SAFETY: the task priority decides what is delivered, nothing else; values above 15 fault.
-        unsafe { asm!("mov cr8, {}", in(reg) u64::from(irql), options(nostack, preserves_flags)) };
+    if !interrupts::are_enabled() {
+        WANTED[current() as usize].store(irql + 1, Ordering::Relaxed);
         return;
     }
-    write(APIC_TASK_PRIORITY, u64::from(irql) << 4);
-    if interrupts::are_enabled() {
+    if irql > now || now <= DISPATCH_LEVEL {
+        // SAFETY: the task priority decides what is delivered, nothing else; values above 15 fault.
+        unsafe { asm!("mov cr8, {}", in(reg) u64::from(irql), options(nostack, preserves_flags)) };
+    } else {
+        write(APIC_TASK_PRIORITY, u64::from(irql) << 4);
+    }
+    if irql < now {
         take_up();
     }
+}
+
+/// Gives the task priority the value that it was to have, before interrupts come on. They are off, and off again at the end.
+fn settle() {
+    let wanted = &WANTED[current() as usize];
+    let Some(irql) = wanted.load(Ordering::Relaxed).checked_sub(1) else { return };
+    let now = cr8();
+    if irql < now && now > DISPATCH_LEVEL {
+        write(APIC_TASK_PRIORITY, u64::from(irql) << 4);
+    } else if irql != now {
+        // What waits is taken behind the NOP, as STI holds it off for one instruction, and finds the IRQL that is wanted.
+        // SAFETY: as in `set_irql`; whoever ends a stretch without interrupts expects them here.
+        unsafe { asm!("sti", "nop", "mov cr8, {}", "cli", in(reg) u64::from(irql)) };
+    }
+    // The thread may go on with another processor.
+    WANTED[current() as usize].store(0, Ordering::Relaxed);
+}
+
+/// Lets interrupts in again, and takes up what was kept back.
+pub fn enable() {
+    settle();
+    interrupts::enable();
+    take_up();
 }
 
 /// Sends a vector to a processor, the own one included.
@@ -196,16 +234,26 @@ fn is_due() -> bool {
 /// Takes dispatch interrupts up, if any are due. Interrupts are on.
 pub fn take_up() {
     while is_due() {
-        interrupts::without_interrupts(take_up_masked);
+        interrupts::disable();
+        take_up_masked();
+        interrupts::enable();
     }
 }
 
-/// As [`take_up`] for the end of an interrupt that came while interrupts were on. They are off now.
+/// As [`take_up`] for the end of an interrupt that came while interrupts were on. They are off now, and the task priority is
+/// settled for the way back.
 pub fn take_up_masked() {
-    // The thread may come back on another processor, which is asked anew.
-    while is_due() {
-        KEPT[current() as usize].store(false, Ordering::SeqCst);
-        nt::ke::interrupt::dispatch(DISPATCH_VECTOR);
+    loop {
+        // The thread may come back on another processor, which is asked anew.
+        while is_due() {
+            KEPT[current() as usize].store(false, Ordering::SeqCst);
+            nt::ke::interrupt::dispatch(DISPATCH_VECTOR);
+        }
+        settle();
+        // An interrupt may have come meanwhile.
+        if !is_due() {
+            return;
+        }
     }
 }
 
@@ -213,8 +261,7 @@ pub fn take_up_masked() {
 pub fn wait() {
     interrupts::disable();
     if is_due() {
-        interrupts::enable();
-        take_up();
+        enable();
     } else {
         // The interrupt that ends the wait is taken before the next line: STI holds it off for one instruction only.
         interrupts::enable_and_hlt();

@@ -30,6 +30,9 @@ pub fn start(loaded: &Loaded) -> ! {
     let line = core::ffi::CStr::from_bytes_until_nul(&loaded.command_line).ok().and_then(|text| text.to_str().ok());
     let line = line.unwrap_or_default();
     console::print(format_args!("lab: guest kernel, command line `{line}`"));
+    if option(line, "serial") == Some(1) {
+        console::start_serial();
+    }
     if !clock::start() {
         console::print(format_args!("lab: no Xen that tells the TSC's rate"));
         console::end(Verdict::Panic);

@@ -70,9 +70,29 @@ pub fn destroy_under_load(index: u32) {
     ask(&format!("destroy {index}"), &[]);
 }
 
-/// The agent waits until `xl` says that this domain shut down for a reason of Xen's public/sched.h.
-pub fn await_shutdown(reason: u32) {
-    ask(&format!("await-shutdown {reason}"), &[]);
+/// The agent waits until `xl` says that this domain shut down for a reason of Xen's public/sched.h. The text becomes a
+/// part of the verdict.
+pub fn await_shutdown(reason: u32, text: &str) {
+    ask(&format!("await-shutdown {reason} {text}"), &[]);
+}
+
+/// What the device model emulates, as its monitor says: IDE disks, and vendor and device of each network card.
+pub fn emulated() -> (u32, Vec<(u16, u16)>) {
+    let text = ask("emulated", &[]).0;
+    let (disks, cards) = text.split_once(' ').unwrap_or((&text, ""));
+    let number = |text: &str| u16::from_str_radix(text, 16).ok();
+    let card = |text: &str| text.split_once(':').and_then(|(vendor, device)| Some((number(vendor)?, number(device)?)));
+    (disks.parse().unwrap_or(u32::MAX), cards.split(',').filter_map(card).collect())
+}
+
+/// Starts `xl shutdown -w` or `xl reboot` of this domain, which must succeed in the end.
+pub fn toolstack(verb: &str) {
+    ask(&format!("xl {verb}"), &[]);
+}
+
+/// What dom0 got over this domain's serial port.
+pub fn serial() -> Vec<u8> {
+    ask("serial", &[]).1
 }
 
 impl World for Dom0 {

@@ -1,10 +1,12 @@
 //! PID 1 of the Linux guest that the lab compares with: makes the few file systems, takes requests from the agent by the
-//! [`mailbox`], loads the modules it is told, runs the load it is told ([`disk`]).
+//! [`mailbox`], loads the modules it is told, sets interfaces up and runs the load it is told ([`disk`],
+//! [`net`]).
 //!
 //! The guest's side of the agent's `bench.rs`; `tests/lab/guest/src/bench.rs` is the same for our drivers.
 
 mod disk;
 mod mailbox;
+mod net;
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -49,7 +51,12 @@ fn load(driver: &str) -> anyhow::Result<()> {
 fn carry_out(mailbox: &Mailbox, request: &str) -> anyhow::Result<String> {
     let words: Vec<&str> = request.split_ascii_whitespace().collect();
     match words[..] {
-        ["load", driver] => load(driver).map(|()| String::from("loaded")),
+        ["load", driver] => load(driver).map(|()| String::from("good")),
+        ["up", driver, mac, address] => net::up(driver, mac, address.parse()?).map(|()| String::from("good")),
+        ["net", run, index, protocol, direction] => {
+            let shape = net::Shape { index: index.parse()?, tcp: protocol == "tcp", out: direction == "out" };
+            net::run(mailbox, run.parse()?, &shape)
+        }
         ["disk", run, index, way, order, bytes, depth] => {
             let shape = disk::Shape {
                 index: index.parse()?,
