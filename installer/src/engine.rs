@@ -16,7 +16,8 @@ use crate::step::{Restart, Step};
 /// The service of `xenhide`; what it did in this boot, and what it may do.
 const HIDE_STATE: &str = r"SYSTEM\CurrentControlSet\Services\xenhide\State";
 const HIDE_PARAMETERS: &str = r"SYSTEM\CurrentControlSet\Services\xenhide\Parameters";
-/// What Windows runs once when an administrator logs on. The mark has it stay until it is done.
+/// What Windows runs once when an administrator logs on, if its task scheduler did not do it at the start. The mark has it
+/// stay until it is done.
 /// <https://learn.microsoft.com/windows/win32/setupapi/run-and-runonce-registry-keys>
 const RUN_ONCE: &str = r"SOFTWARE\Microsoft\Windows\CurrentVersion\RunOnce";
 const RUN_ONCE_NAME: &str = "!Xen PV drivers";
@@ -235,17 +236,20 @@ fn remove_root(machine: &impl Machine, root: &str) -> Result<(), Error> {
 /// next boot use the emulated devices, and has the second half follow it.
 fn leave_paravirtual(machine: &impl Machine, manifest: &mut Manifest, root: &str) -> Result<(), Error> {
     machine.note("Windows runs from its paravirtual devices; the rest goes after a restart");
-    let resume = Step::Value {
-        key: RUN_ONCE.into(),
-        name: RUN_ONCE_NAME.into(),
-        value: Value::Text(format!("\"{}\" /S", join(root, UNINSTALLER))),
-    };
-    if manifest.record_of(&resume).is_none() {
-        manifest.records.push(Record { step: resume.clone(), before: Before::Absent });
-        manifest.save(machine, root)?;
+    let command = format!("\"{}\" /S", join(root, UNINSTALLER));
+    let at_logon = Value::Text(command.clone());
+    let logon = Step::Value { key: RUN_ONCE.into(), name: RUN_ONCE_NAME.into(), value: at_logon.clone() };
+    let start = Step::Resume { command };
+    for step in [&logon, &start] {
+        if manifest.record_of(step).is_none() {
+            manifest.records.push(Record { step: step.clone(), before: Before::Absent });
+            manifest.save(machine, root)?;
+        }
     }
-    let Step::Value { key, name, value } = &resume else { return Ok(()) };
-    machine.set_value(key, name, value).map_err(step_error(resume.subject()))?;
+    machine.set_value(RUN_ONCE, RUN_ONCE_NAME, &at_logon).map_err(step_error(logon.subject()))?;
+    if let Err(error) = start.schedule(machine) {
+        machine.note(&format!("{}: {error}; the rest goes when an administrator logs on", start.subject()));
+    }
     for record in manifest.records.iter().rev() {
         if matches!(record.step, Step::Service { .. } | Step::BootEntries { .. }) {
             let subject = record.step.subject();

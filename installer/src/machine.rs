@@ -195,6 +195,9 @@ pub trait Machine {
     /// The drive that Windows is on: `C:`.
     fn system_drive(&self) -> String;
 
+    /// Where Windows' own programs are: `C:\Windows\System32`.
+    fn system_folder(&self) -> String;
+
     /// `%ProgramData%`.
     fn program_data(&self) -> String;
 

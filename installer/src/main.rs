@@ -202,7 +202,7 @@ mod commands {
         match engine::uninstall(machine, root)? {
             Uninstalled::Whole { restart } => Ok(restart_code(restart)),
             Uninstalled::AfterRestart => {
-                machine.note("restart Windows; the rest goes when an administrator logs on, or run this again then");
+                machine.note("restart Windows: the rest goes when it starts; `setup status` says whether it did");
                 Ok(RESTART)
             }
         }

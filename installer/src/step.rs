@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::boot::{self, ControlSet};
 use crate::inf::Identity;
-use crate::machine::{CertificateStore, Machine, StoredDriver, Value};
+use crate::machine::{CertificateStore, Machine, Output, StoredDriver, Value};
 use crate::manifest::{Before, put, unfinished};
 use crate::package::{self, Package, join};
 
@@ -74,6 +74,11 @@ pub enum Step {
         /// Its program, which installs and removes it.
         program: String,
     },
+    /// The rest of an uninstallation goes on when Windows starts next, whether or not somebody logs on.
+    Resume {
+        /// The command that goes on.
+        command: String,
+    },
     /// The two boot entries.
     BootEntries {
         /// Whether the new one is in Windows' test mode.
@@ -89,6 +94,15 @@ const ENUMERATOR: &str = "XENPV";
 
 fn failed(error: &bootcfg::Error) -> io::Error {
     io::Error::other(error.to_string())
+}
+
+/// The scheduled task of [`Step::Resume`].
+const TASK: &str = "Xen PV drivers uninstallation";
+
+/// Runs the program that manages scheduled tasks.
+/// <https://learn.microsoft.com/windows-server/administration/windows-commands/schtasks>
+fn schtasks(machine: &impl Machine, arguments: &[&str]) -> io::Result<Output> {
+    machine.run(&format!(r"{}\schtasks.exe", machine.system_folder()), arguments)
 }
 
 /// Runs a program of ours; what it says goes to the log.
@@ -124,6 +138,7 @@ impl Step {
             Self::Driver { name, .. } => format!("driver {name}"),
             Self::NetworkSettings { .. } => "network settings".into(),
             Self::Service { .. } => "service".into(),
+            Self::Resume { .. } => "scheduled task for the rest".into(),
             Self::BootEntries { .. } => "boot entries".into(),
         }
     }
@@ -145,6 +160,7 @@ impl Step {
             | Self::Driver { .. }
             | Self::NetworkSettings { .. }
             | Self::Service { .. }
+            | Self::Resume { .. }
             | Self::BootEntries { .. } => Before::Absent,
         })
     }
@@ -185,6 +201,7 @@ impl Step {
                 run(machine, program, &["network", "remember", "--state", state])?;
             }
             Self::Service { program } => run(machine, program, &["install"])?,
+            Self::Resume { .. } => self.schedule(machine)?,
             Self::BootEntries { test_signing } => {
                 let tool = machine.boot_tool();
                 let made = setup::set_up(&Bcd::new(tool), &Kept(&ControlSet(machine)), &machine.system_drive());
@@ -201,6 +218,20 @@ impl Step {
             }
         }
         Ok(false)
+    }
+
+    /// Does a [`Step::Resume`], which needs nothing of the package; another step is not done by it.
+    ///
+    /// # Errors
+    /// Why it is not done.
+    pub fn schedule(&self, machine: &impl Machine) -> io::Result<()> {
+        let Self::Resume { command } = self else { return Ok(()) };
+        let arguments = ["/create", "/tn", TASK, "/sc", "onstart", "/ru", "SYSTEM", "/tr", command, "/f"];
+        let output = schtasks(machine, &arguments)?;
+        if output.code != 0 {
+            return Err(io::Error::other(format!("schtasks ends with {}: {}", output.code, output.text.trim())));
+        }
+        Ok(())
     }
 
     /// Undoes it.
@@ -248,6 +279,15 @@ impl Step {
                 // It may never have been put there.
                 if machine.read(program)?.is_some() {
                     run(machine, program, &["uninstall"])?;
+                }
+            }
+            Self::Resume { .. } => {
+                // Where Windows has no such task there is nothing to remove.
+                if schtasks(machine, &["/query", "/tn", TASK])?.code == 0 {
+                    let output = schtasks(machine, &["/delete", "/tn", TASK, "/f"])?;
+                    if output.code != 0 {
+                        return Err(io::Error::other(format!("schtasks: {}", output.text.trim())));
+                    }
                 }
             }
             Self::BootEntries { .. } => {

@@ -219,7 +219,14 @@ fn an_older_version_is_refused() {
 
 #[test]
 fn a_paravirtual_boot_is_left_before_its_drivers_go() {
+    for no_tasks in [false, true] {
+        leave_a_paravirtual_boot(no_tasks);
+    }
+}
+
+fn leave_a_paravirtual_boot(no_tasks: bool) {
     let fake = fresh();
+    fake.no_tasks.set(no_tasks);
     let before = fake.snapshot();
     set_up(&fake, OLD).unwrap();
     let state = r"SYSTEM\CurrentControlSet\Services\xenhide\State";
@@ -238,6 +245,11 @@ fn a_paravirtual_boot_is_left_before_its_drivers_go() {
     assert_eq!(fake.value(parameters, "Disks").unwrap(), Some(Value::Number(0)));
     let run_once = r"SOFTWARE\Microsoft\Windows\CurrentVersion\RunOnce";
     assert!(fake.value(run_once, "!Xen PV drivers").unwrap().is_some());
+    // With nobody at the console, Windows' start is what goes on.
+    let tasks: Vec<&String> = half.tasks.values().collect();
+    let expected = format!(r#""{ROOT}\uninstall.exe" /S"#);
+    assert_eq!(tasks, if no_tasks { vec![] } else { vec![&expected] });
+    assert_eq!(fake.log.borrow().iter().any(|line| line.contains("when an administrator logs on")), no_tasks);
     // The restart: the key is volatile.
     fake.remove_tree(state).unwrap();
     assert!(matches!(uninstall(&fake, ROOT).unwrap(), Uninstalled::Whole { .. }));

@@ -86,6 +86,15 @@ fn unless_lost(outcome: Result<()>, otherwise: impl FnOnce(Error)) -> Result<()>
     }
 }
 
+/// Whether what this offers stands in the domain's directory.
+fn is_offered(client: &Client) -> Result<bool> {
+    match client.read(FEATURES[0]) {
+        Ok(value) => Ok(value == b"1"),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 impl<'s, S: System> Monitor<'s, S> {
     /// A monitor for that operating system.
     pub fn new(system: &'s S) -> Self {
@@ -150,8 +159,9 @@ impl<'s, S: System> Monitor<'s, S> {
         let mut published = Published::default();
         let end = self.follow(client, &mut published);
         if matches!(end, End::Stopped) {
+            // Not removed: libxl made them for the guest to write, below a directory that only dom0 may add to.
             for path in FEATURES {
-                if let Err(error) = client.remove(path) {
+                if let Err(error) = client.write(path, "0") {
                     self.system.note(Level::Warning, &format!("{path} cannot be withdrawn: {error}"));
                 }
             }
@@ -242,9 +252,9 @@ impl<'s, S: System> Monitor<'s, S> {
             Ok(request)
         })?;
         match request {
-            // A new domain's directory has none of what was published in the old one.
+            // A new domain's directory has none of what was published in the old one; libxl makes this node there, empty.
             Request::None => {
-                if !client.exists(FEATURES[0])? {
+                if !is_offered(client)? {
                     self.system.note(Level::Information, "the domain was migrated or restored");
                     if let Err(error) = self.system.set_clock() {
                         self.system.note(Level::Warning, &format!("the clock cannot be set: {error}"));

@@ -191,8 +191,9 @@ fn requests_are_obeyed_and_acknowledged() {
         assert_eq!(*system.shutdowns.lock().unwrap(), all);
     });
     let toolstack = daemon.connect();
-    assert!(!toolstack.exists(&path("control/feature-reboot")).unwrap(), "a feature is offered by nobody");
-    assert!(!toolstack.exists(&path("control/feature-poweroff")).unwrap());
+    for name in ["control/feature-reboot", "control/feature-poweroff"] {
+        assert_eq!(toolstack.read_string(&path(name)).unwrap(), "0", "{name} is offered by nobody");
+    }
 }
 
 #[test]
@@ -230,7 +231,12 @@ fn what_windows_is_stands_in_the_store() {
         for name in ["control", "data", "attr"] {
             toolstack.remove(&path(name)).expect("removed");
         }
-        toolstack.write(&path("control/shutdown"), "").expect("written");
+        // As libxl makes them for every domain.
+        for name in ["control/feature-poweroff", "control/feature-reboot", "control/shutdown"] {
+            toolstack.write(&path(name), "").expect("written");
+        }
+        has("control/feature-poweroff", "1");
+        has("control/feature-reboot", "1");
         has("data/os_buildver", "19041");
         has("attr/vif/2/ipv4/0", "192.0.2.7");
         wait("the clock", || (*system.clocks.lock().unwrap() > 0).then_some(()));

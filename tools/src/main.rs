@@ -61,6 +61,8 @@ enum Network {
         #[arg(long)]
         dry_run: bool,
     },
+    /// What the service does in every boot: the cards that are there get what their twins had, and give what they have
+    Carry,
     /// Take back every change that was made
     Undo {
         /// Only say what would be done
@@ -156,15 +158,13 @@ fn change(file: &Path, keep_drivers: bool) -> anyhow::Result<Vec<repair::Change>
 fn network(command: &Network, state: Option<PathBuf>, log: Option<&Path>) -> anyhow::Result<()> {
     use std::io::Write;
 
-    use xenstore_client::{Client, Store};
-    use xentool::network::command::{Tools, copy, remember, undo};
-    use xentool::network::{Kind, live};
-    use xentool::windows::{LocalMachine, PowerShell};
+    use xentool::network::Kind;
+    use xentool::network::command::{Tools, carry, copy, remember, undo};
+    use xentool::windows::{LocalMachine, PowerShell, cards, state_file};
 
     let file = match state {
         Some(file) => file,
-        None => PathBuf::from(std::env::var_os("ProgramData").context("Windows does not say where %ProgramData% is")?)
-            .join(r"Xen PV drivers\network.json"),
+        None => state_file()?,
     };
     let mut log = match log {
         Some(file) => {
@@ -182,15 +182,7 @@ fn network(command: &Network, state: Option<PathBuf>, log: Option<&Path>) -> any
         }
     };
     let mut registry = LocalMachine::system();
-    let mut cards = live::ask(&PowerShell)?;
-    // Without xenpci no paravirtual card is installed whose address could be asked for.
-    if let Ok(client) = Client::open() {
-        let mac = |number: u32| live::parse_mac(&client.read_string(&format!("device/vif/{number}/mac")).ok()?);
-        let installed = live::installed(&registry, &mac).context("reading the registry")?;
-        cards.extend(
-            installed.into_iter().filter(|card| !cards.iter().any(|there| there.guid == card.guid)).collect::<Vec<_>>(),
-        );
-    }
+    let cards = cards(&registry)?;
     let mut tools = Tools { registry: &mut registry, shell: &PowerShell, file: &file, cards, say: &mut say };
     match *command {
         Network::Remember => remember(&mut tools),
@@ -201,6 +193,7 @@ fn network(command: &Network, state: Option<PathBuf>, log: Option<&Path>) -> any
             };
             copy(&mut tools, to, force, dry_run)
         }
+        Network::Carry => carry(&mut tools),
         Network::Undo { dry_run } => undo(&mut tools, dry_run),
     }
 }
@@ -210,6 +203,7 @@ fn network(command: &Network, _state: Option<PathBuf>, _log: Option<&Path>) -> a
     let name = match command {
         Network::Remember => "remember",
         Network::Copy { .. } => "copy",
+        Network::Carry => "carry",
         Network::Undo { .. } => "undo",
     };
     anyhow::bail!("`network {name}` needs the Windows whose network cards are meant")

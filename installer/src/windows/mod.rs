@@ -191,6 +191,10 @@ impl Machine for Windows {
         folder("SystemDrive", "C:")
     }
 
+    fn system_folder(&self) -> String {
+        format!(r"{}\System32", folder("SystemRoot", r"C:\Windows"))
+    }
+
     fn program_data(&self) -> String {
         folder("ProgramData", r"C:\ProgramData")
     }

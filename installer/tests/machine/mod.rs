@@ -23,6 +23,8 @@ pub struct State {
     pub registry: Registry,
     pub drivers: Vec<(String, Vec<u8>)>,
     pub services: BTreeSet<String>,
+    /// Scheduled tasks: name, and what is run at the start.
+    pub tasks: BTreeMap<String, String>,
     pub certificates: BTreeSet<(CertificateStore, Vec<u8>)>,
     pub boot: Vec<BootObject>,
 }
@@ -46,6 +48,8 @@ pub struct Fake {
     changes: Cell<u32>,
     numbers: Cell<u32>,
     pub bit_locker: Cell<bool>,
+    /// The task scheduler is switched off.
+    pub no_tasks: Cell<bool>,
     pub free_bytes: Cell<Option<usize>>,
     pub open: RefCell<BTreeSet<String>>,
     pub log: RefCell<Vec<String>>,
@@ -88,6 +92,19 @@ pub fn package_with(fake: &Fake, folder: &str, version: &str, drivers: &[&str], 
 }
 
 impl Fake {
+    fn schtasks(state: &mut State, arguments: &[&str], off: bool) -> Output {
+        let there = match arguments {
+            ["/create", "/tn", name, "/sc", "onstart", "/ru", "SYSTEM", "/tr", command, "/f"] if !off => {
+                state.tasks.insert((*name).into(), (*command).into());
+                true
+            }
+            ["/query", "/tn", name] => state.tasks.contains_key(*name),
+            ["/delete", "/tn", name, "/f"] => state.tasks.remove(*name).is_some(),
+            _ => false,
+        };
+        Output { code: i32::from(!there), text: if there { String::new() } else { "ERROR: no".into() } }
+    }
+
     pub fn new() -> Self {
         let bcd = Bcd::installed();
         let registry: Registry = [
@@ -107,6 +124,7 @@ impl Fake {
             changes: Cell::new(0),
             numbers: Cell::new(0),
             bit_locker: Cell::new(false),
+            no_tasks: Cell::new(false),
             free_bytes: Cell::new(None),
             open: RefCell::default(),
             log: RefCell::default(),
@@ -353,6 +371,9 @@ impl Machine for Fake {
     fn run(&self, program: &str, arguments: &[&str]) -> io::Result<Output> {
         self.spend()?;
         let mut state = self.state.borrow_mut();
+        if program == r"C:\Windows\System32\schtasks.exe" {
+            return Ok(Self::schtasks(&mut state, arguments, self.no_tasks.get()));
+        }
         if !state.files.contains_key(program) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -380,6 +401,10 @@ impl Machine for Fake {
 
     fn system_drive(&self) -> String {
         "C:".into()
+    }
+
+    fn system_folder(&self) -> String {
+        r"C:\Windows\System32".into()
     }
 
     fn program_data(&self) -> String {

@@ -18,6 +18,7 @@ system=$drive/windows/system32
 x86_64-w64-mingw32-gcc -shared -O1 -o "$system/bcryptprimitives.dll" \
     "$here/../../../shutdownmon/tests/wine/bcryptprimitives.c" -ladvapi32
 x86_64-w64-mingw32-gcc -Wall -shared -O1 -o "$system/newdev.dll" "$here/newdev.c" -ladvapi32
+x86_64-w64-mingw32-gcc -Wall -municode -O1 -o "$drive/run.exe" "$here/run.c"
 cp "$bcdedit" "$system/bcdedit.exe"
 cp "$installer" "$drive/installer.exe"
 root="$drive/Program Files/Xen PV"
@@ -27,10 +28,9 @@ fail() {
     exit 1
 }
 
-# One program to its end, and its exit code, which Linux would cut to a byte.
+# One program to its end, and its exit code.
 run() {
-    printf '@echo off\r\nstart /wait "" %s\r\necho code %%errorlevel%%\r\n' "$1" >"$drive/one.bat"
-    timeout 300 wine cmd /c 'c:\one.bat' >"$drive/one.txt" 2>&1 || true
+    timeout 300 wine 'C:\run.exe' "$1" >"$drive/one.txt" 2>&1 || true
     wineserver -w
     tr -d '\r' <"$drive/one.txt" | sed -n 's/^code //p'
 }

@@ -63,6 +63,9 @@ impl Wait for Receiver<End> {
     }
 }
 
+/// Has network settings go along ([`xentool::network::command::carry`]), and is given whom to tell.
+pub type Carry<'c> = dyn Fn(&mut dyn FnMut(&str)) -> anyhow::Result<()> + 'c;
+
 /// Keeps the next boot what it is to be.
 pub struct Keeper<'a, R: ?Sized, T: ?Sized> {
     registry: &'a R,
@@ -100,9 +103,12 @@ impl<'a, R: Registry + ?Sized, T: Tool + ?Sized> Keeper<'a, R, T> {
     }
 
     /// The service's work until it ends: looks when the boot is a good one, and now and then after that. `connect` reaches
-    /// xenstore for one look, so that nothing is held open in between.
-    pub fn keep<N: Nodes>(&mut self, wait: &impl Wait, connect: impl Fn() -> io::Result<N>) {
+    /// xenstore for one look, so that nothing is held open in between. `carry` has the network settings go along to the cards
+    /// of the other kind of boot: at the start, before anything is armed, and at the end.
+    pub fn keep<N: Nodes>(&mut self, wait: &impl Wait, connect: impl Fn() -> io::Result<N>, carry: &Carry<'_>) {
         let (mut up, mut looked) = (Duration::ZERO, false);
+        self.keep_startable();
+        self.carry(carry);
         let end = loop {
             self.keep_startable();
             let pause = if up < GOOD_AFTER { STARTABLE_EVERY } else { LOOK_AGAIN };
@@ -111,10 +117,14 @@ impl<'a, R: Registry + ?Sized, T: Tool + ?Sized> Keeper<'a, R, T> {
             }
             up += pause;
             if up >= GOOD_AFTER {
+                if !looked {
+                    self.carry(carry);
+                }
                 self.look(&connect);
                 looked = true;
             }
         };
+        self.carry(carry);
         // An orderly shutdown shows a good boot as well as the time does.
         if end == End::Shutdown && !looked {
             self.look(&connect);
@@ -133,6 +143,22 @@ impl<'a, R: Registry + ?Sized, T: Tool + ?Sized> Keeper<'a, R, T> {
             .and_then(|nodes| self.try_look(&nodes));
         if let Err(text) = looked {
             self.say(Level::Warning, text);
+        }
+    }
+
+    /// Network settings go along, unless the administrator has switched that off.
+    fn carry(&mut self, carry: &Carry<'_>) {
+        let mut lines = Vec::new();
+        let outcome = match Switches::read(self.registry) {
+            Ok(switches) if !switches.network => return,
+            Ok(_) => carry(&mut |line| lines.push(line.to_owned())),
+            Err(error) => Err(error.into()),
+        };
+        for line in lines {
+            self.say(Level::Information, format!("network settings: {line}"));
+        }
+        if let Err(error) = outcome {
+            self.say(Level::Warning, format!("network settings are not carried along: {error:#}"));
         }
     }
 

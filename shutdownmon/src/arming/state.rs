@@ -2,7 +2,7 @@
 //!
 //! `Services\xenhide\Parameters`: `Disks`, `Nics` (what xenhide may unplug). `Services\xenhide\Boot`: `Due`, `Failures`,
 //! `NicsFailed`, `Version`, beside the record of the boot entries. `Services\shutdownmon\Parameters`: `Arm`, `BitLocker`,
-//! which are the administrator's.
+//! `Network`, which are the administrator's.
 
 use std::io;
 
@@ -20,6 +20,8 @@ pub struct Switches {
     pub arm: bool,
     /// Also where BitLocker protects the system drive.
     pub bit_locker: bool,
+    /// Network settings go along with the cards.
+    pub network: bool,
 }
 
 impl Switches {
@@ -31,6 +33,7 @@ impl Switches {
         Ok(Self {
             arm: registry.number(PARAMETERS, "Arm")?.unwrap_or(1) != 0,
             bit_locker: registry.number(PARAMETERS, "BitLocker")?.unwrap_or(0) == 1,
+            network: registry.number(PARAMETERS, "Network")?.unwrap_or(1) != 0,
         })
     }
 

@@ -44,14 +44,18 @@ fn system_drive() -> String {
     std::env::var("SystemDrive").unwrap_or_else(|_| "C:".into())
 }
 
-/// The thread that arms, while `body` runs; `body` is given what ends it. Without an order it ends with `body`.
+/// The thread that arms and has network settings go along, while `body` runs; `body` is given what ends it. Without an order it ends with `body`.
 pub fn beside<T>(system: &Windows, body: impl FnOnce(Sender<End>) -> T) -> T {
     let (sender, end) = mpsc::channel();
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let (programs, drive) = (Programs::of_windows(), system_drive());
             let note = |level, text: &str| system.note(level, text);
-            Keeper::new(&SystemRegistry, &programs, &drive, &note).keep(&end, Xenstore::open);
+            Keeper::new(&SystemRegistry, &programs, &drive, &note).keep(
+                &end,
+                Xenstore::open,
+                &xentool::windows::carry_here,
+            );
         });
         body(sender)
     })

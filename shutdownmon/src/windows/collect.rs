@@ -3,17 +3,21 @@
 use std::fmt::Write as _;
 use std::io::{self, Error};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use xenstore_client::{Client, Store};
+use xentool::process;
 use xentool::registry::Registry;
 use xentool::windows::LocalMachine;
 
 use super::Windows;
 use crate::System;
 use crate::collect::{self, INSTALLS, Question, Source};
+
+/// How long a program of Windows may take to answer: `pnputil` goes through every device.
+const LIMIT: Duration = Duration::from_mins(1);
 
 struct Here {
     registry: LocalMachine,
@@ -45,7 +49,8 @@ impl Source for Here {
 
     fn ask(&self, question: &Question) -> io::Result<Vec<u8>> {
         let program = self.root.join("System32").join(question.program);
-        let output = Command::new(program).args(question.arguments).stdin(Stdio::null()).output()?;
+        let output = process::output(Command::new(program).args(question.arguments), LIMIT)
+            .map_err(|error| Error::new(error.kind(), format!("{}: {error}", question.program)))?;
         if output.status.success() {
             return Ok(output.stdout);
         }

@@ -26,8 +26,8 @@ pub const NAME: &str = "shutdownmon";
 const DISPLAY_NAME: &str = "Xen shutdown monitor";
 const DESCRIPTION: &str =
     "Shuts down and restarts Windows when the Xen toolstack wants it, and tells the toolstack what runs in the domain.";
-/// How long a stop may take.
-const STOP_TIME: Duration = Duration::from_secs(30);
+/// How long a stop may take: PowerShell is asked about the network, and bcdedit told of the next boot.
+const STOP_TIME: Duration = Duration::from_mins(2);
 /// After a crash the service is started again: at once, after 10 seconds, and then after a minute each.
 const RESTARTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_mins(1)];
 /// `ERROR_SERVICE_DOES_NOT_EXIST`.
@@ -74,6 +74,8 @@ pub fn install() -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error).context("opening the service"),
     };
     service.set_description(DESCRIPTION).context("the service's description")?;
+    // Windows 10 waits 10 seconds where nothing is said.
+    service.set_preshutdown_timeout(STOP_TIME).context("the time for a shutdown")?;
     let actions = RESTARTS.map(|delay| ServiceAction { action_type: ServiceActionType::Restart, delay });
     let failure = ServiceFailureActions {
         reset_period: ServiceFailureResetPeriod::After(Duration::from_hours(24)),
@@ -202,7 +204,7 @@ fn watch(system: &Windows, end: Sender<End>) -> anyhow::Result<ServiceStatusHand
     let handle = service_control_handler::register(NAME, move |control| {
         let why = match control {
             ServiceControl::Stop => End::Stop,
-            ServiceControl::Shutdown => End::Shutdown,
+            ServiceControl::Preshutdown => End::Shutdown,
             ServiceControl::Interrogate => return ServiceControlHandlerResult::NoError,
             _ => return ServiceControlHandlerResult::NotImplemented,
         };
@@ -213,7 +215,8 @@ fn watch(system: &Windows, end: Sender<End>) -> anyhow::Result<ServiceStatusHand
         ServiceControlHandlerResult::NoError
     })
     .context("the control handler")?;
-    let accepted = ServiceControlAccept::STOP | ServiceControlAccept::SHUTDOWN;
+    // Before Windows goes down, not while: then programs still start (bcdedit, PowerShell).
+    let accepted = ServiceControlAccept::STOP | ServiceControlAccept::PRESHUTDOWN;
     let running = told(ServiceState::Running, accepted, Duration::ZERO);
     handle.set_service_status(running).context("telling that the service runs")?;
     monitor.run(Client::open);

@@ -1,8 +1,10 @@
 //! What the monitor asks of Windows.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use windows_registry::LOCAL_MACHINE;
 use windows_sys::Win32::Foundation::{
@@ -20,6 +22,7 @@ use windows_sys::Win32::System::SystemInformation::{
     MEMORYSTATUSEX,
 };
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
+use xentool::process;
 
 use super::event_log::EventLog;
 use crate::{Adapter, Facts, Level, Shutdown, System};
@@ -32,6 +35,8 @@ const WINDOWS_11: u32 = 22_000;
 const MESSAGE: &str = "The host has asked this computer to go down.";
 /// How long he reads it, in seconds.
 const NOTICE: u32 = 5;
+/// How long the time service may take to hear that the clock is to be set.
+const CLOCK_LIMIT: Duration = Duration::from_secs(30);
 
 /// The Windows that this runs on.
 pub struct Windows {
@@ -168,7 +173,9 @@ impl System for Windows {
     }
 
     fn set_clock(&self) -> io::Result<()> {
-        let output = Command::new("w32tm.exe").args(["/resync", "/nowait"]).output()?;
+        let root = std::env::var_os("SystemRoot").ok_or_else(|| io::Error::other("SystemRoot is not set"))?;
+        let program = PathBuf::from(root).join(r"System32\w32tm.exe");
+        let output = process::output(Command::new(program).args(["/resync", "/nowait"]), CLOCK_LIMIT)?;
         if output.status.success() {
             return Ok(());
         }

@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::live::{Card, Route};
-use super::plan::{self, shown};
+use super::plan::{self, How, Plan, shown};
 use super::settings::PERSISTENT_ROUTES;
-use super::state::{Change, State};
+use super::state::{Change, Copied, State};
 use super::{Kind, Shell};
 use crate::registry::{RegistryMut, Value};
 
@@ -47,7 +47,8 @@ pub fn remember(tools: &mut Tools<'_>) -> anyhow::Result<()> {
 pub fn copy(tools: &mut Tools<'_>, to: Kind, force: bool, dry: bool) -> anyhow::Result<()> {
     let mut state = State::read(tools.file)?;
     state.meet(&tools.cards);
-    let plan = plan::plan(&*tools.registry, &state, &tools.cards, to, force).context("reading the registry")?;
+    let how = if force { How::Forced } else { How::Asked };
+    let plan = plan::plan(&*tools.registry, &state, &tools.cards, to, how).context("reading the registry")?;
     for note in &plan.notes {
         (tools.say)(note);
     }
@@ -63,19 +64,70 @@ pub fn copy(tools: &mut Tools<'_>, to: Kind, force: bool, dry: bool) -> anyhow::
     if dry {
         return Ok(());
     }
-    state.changes.extend(plan.changes.iter().cloned());
-    state.copied.extend(plan.copied);
-    state.unfinished = true;
-    state.write(tools.file)?;
-    for change in &plan.changes {
-        make(tools, change, false).with_context(|| format!("{change}"))?;
-    }
-    state.unfinished = false;
-    state.write(tools.file)?;
+    carry_out(tools, &mut state, &plan)?;
     if plan.changes.iter().any(|change| matches!(change, Change::Value { .. })) {
         (tools.say)("this takes effect when the card is started next: with Windows, or by Restart-NetAdapter");
     }
     Ok(())
+}
+
+/// Remembers a plan, makes its changes, and remembers that they are made.
+fn carry_out(tools: &mut Tools<'_>, state: &mut State, plan: &Plan) -> anyhow::Result<()> {
+    state.changes.extend(plan.changes.iter().cloned());
+    for (name, copied) in &plan.copied {
+        state.copied.insert(name.clone(), Copied { unfinished: true, ..copied.clone() });
+    }
+    state.write(tools.file)?;
+    for change in &plan.changes {
+        make(tools, change, false).with_context(|| format!("{change}"))?;
+    }
+    state.copied.extend(plan.copied.iter().cloned());
+    state.write(tools.file)
+}
+
+/// What nobody has to ask for, in every boot and as often as wanted: of each pair the card that is there gets what its twin was
+/// given, and then its twin, for the boot in which that will be there, what the card has. A card whose settings in the
+/// registry changed is started anew, so that they hold from now on. It says what it does, and nothing where there is nothing to
+/// do. Where no file says that settings are to be kept, they are not.
+///
+/// # Errors
+/// As [`copy`].
+pub fn carry(tools: &mut Tools<'_>) -> anyhow::Result<()> {
+    if !tools.file.exists() {
+        return Ok(());
+    }
+    let before = State::read(tools.file)?;
+    let mut state = before.clone();
+    state.meet(&tools.cards);
+    for how in [How::ToPresent, How::ToAbsent] {
+        for to in [Kind::Paravirtual, Kind::Emulated] {
+            let plan = plan::plan(&*tools.registry, &state, &tools.cards, to, how).context("reading the registry")?;
+            plan.notes.iter().for_each(|note| (tools.say)(note));
+            if plan.changes.is_empty() {
+                state.copied.extend(plan.copied);
+                continue;
+            }
+            plan.changes.iter().for_each(|change| (tools.say)(&change.to_string()));
+            carry_out(tools, &mut state, &plan)?;
+            let written = |card: &&Card| plan.changes.iter().any(|change| change.is_value_of(&card.guid));
+            for (index, _) in tools.cards.iter().filter(written).filter_map(|card| card.present.as_ref()) {
+                tools.shell.run(&restart_script(*index)).context("starting the card anew")?;
+            }
+        }
+    }
+    if state != before {
+        state.write(tools.file)?;
+    }
+    Ok(())
+}
+
+/// Has a card read its settings.
+/// <https://learn.microsoft.com/powershell/module/netadapter/restart-netadapter>
+fn restart_script(index: u32) -> String {
+    format!(
+        "$ErrorActionPreference='Stop';\
+         Get-NetAdapter -IncludeHidden -InterfaceIndex {index}|Restart-NetAdapter -Confirm:$false|Out-Null"
+    )
 }
 
 /// Takes every change back that is remembered, the newest first. What somebody changed since stays. What needs a card that is not
@@ -121,7 +173,6 @@ pub fn undo(tools: &mut Tools<'_>, dry: bool) -> anyhow::Result<()> {
     }
     state.changes = left;
     state.copied.clear();
-    state.unfinished = false;
     state.write(tools.file)
 }
 

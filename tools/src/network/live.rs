@@ -10,7 +10,8 @@ use crate::registry::Registry;
 
 /// Asks for everything at once. The cmdlets complain where there is nothing to list, so that alone is no failure.
 /// <https://learn.microsoft.com/powershell/module/nettcpip/>,
-/// <https://learn.microsoft.com/powershell/module/netadapter/get-netadapter>
+/// <https://learn.microsoft.com/powershell/module/netadapter/get-netadapter>,
+/// <https://learn.microsoft.com/powershell/module/pnpdevice/get-pnpdevice>
 const QUESTION: &str = "$ErrorActionPreference='SilentlyContinue';\
     [Console]::OutputEncoding=New-Object Text.UTF8Encoding $false;\
     $r=@{\
@@ -20,7 +21,8 @@ const QUESTION: &str = "$ErrorActionPreference='SilentlyContinue';\
     routes=@(Get-NetRoute -PolicyStore PersistentStore\
     |Select-Object InterfaceIndex,DestinationPrefix,NextHop,RouteMetric);\
     interfaces=@(Get-NetIPInterface -PolicyStore PersistentStore|Select-Object InterfaceIndex,\
-    @{n='Family';e={[int]$_.AddressFamily}},@{n='Automatic';e={[int]$_.AutomaticMetric}},InterfaceMetric)};\
+    @{n='Family';e={[int]$_.AddressFamily}},@{n='Automatic';e={[int]$_.AutomaticMetric}},InterfaceMetric);\
+    present=@(Get-PnpDevice -Class Net -PresentOnly|ForEach-Object{$_.InstanceId})};\
     $f=@($Error|Where-Object{$_.CategoryInfo.Category -ne 'ObjectNotFound'});\
     if($f.Count){[Console]::Error.WriteLine($f[0]);exit 1};\
     $r|ConvertTo-Json -Depth 3 -Compress";
@@ -36,6 +38,8 @@ struct Answer {
     addresses: Vec<RawAddress>,
     routes: Vec<RawRoute>,
     interfaces: Vec<RawInterface>,
+    /// Devices that are there: among the hidden adapters are those of devices that were unplugged.
+    present: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -196,26 +200,29 @@ fn stack_of(index: u32, answer: &Answer) -> Stack {
     }
 }
 
-/// The cards that are there, by PowerShell's answer.
+/// The cards that Windows lists, by PowerShell's answer.
 ///
 /// # Errors
 /// It is not what was asked for.
 pub fn parse(answer: &str) -> anyhow::Result<Vec<Card>> {
     let answer: Answer = serde_json::from_str(answer.trim_start_matches('\u{feff}').trim())
         .context("PowerShell's answer about network cards is not understood")?;
+    let is_there = |device: &str| answer.present.iter().any(|there| there.eq_ignore_ascii_case(device));
     let card = |raw: &RawAdapter| {
+        let device = raw.device.as_deref()?;
+        let present = || (raw.interface_index, stack_of(raw.interface_index, &answer));
         Some(Card {
             guid: parse_guid(raw.interface_guid.as_deref()?)?,
             mac: parse_mac(raw.permanent_address.as_deref()?)?,
-            kind: kind_of(raw.device.as_deref()?)?,
+            kind: kind_of(device)?,
             name: raw.name.clone().unwrap_or_default(),
-            present: Some((raw.interface_index, stack_of(raw.interface_index, &answer))),
+            present: is_there(device).then(present),
         })
     };
     Ok(answer.adapters.iter().filter_map(card).collect())
 }
 
-/// Asks which cards are there.
+/// Asks which cards Windows lists.
 ///
 /// # Errors
 /// PowerShell fails or says something else.

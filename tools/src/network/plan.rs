@@ -1,15 +1,15 @@
 //! What has to change so that one card of each pair has the settings of the other.
 //!
-//! What somebody configured by hand is never overwritten: a card is written only if nobody has configured it, or if it still has
-//! what was copied to it (or from it) last. So a second run does nothing, and a run after the user changed the settings of the
-//! card that he uses now does no harm.
+//! What somebody configured by hand is never overwritten: a card is written only if it still has what was copied to it (or from
+//! it) last, or, where the pair was never copied, if nobody has configured it. So a second run does nothing, and a run after
+//! the user changed the settings of the card that he uses now does no harm: also not if he went back to DHCP.
 
 use std::io;
 
 use super::Kind;
-use super::live::{Card, Stack};
+use super::live::{Address, Card, Route, Stack};
 use super::settings::{self, Settings};
-use super::state::{Change, Known, State};
+use super::state::{Change, Copied, Known, State};
 use crate::registry::Registry;
 
 /// What is to be done.
@@ -20,7 +20,7 @@ pub struct Plan {
     /// What a user should know.
     pub notes: Vec<String>,
     /// What both cards of a pair have when the changes are made, by their address.
-    pub copied: Vec<(String, Settings)>,
+    pub copied: Vec<(String, Copied)>,
 }
 
 /// An address as it is written.
@@ -43,12 +43,24 @@ fn the_one<'a>(
     if found.len() > 1 { Err(found.len()) } else { Ok(found.pop()) }
 }
 
+/// Which pairs are meant, and what may be overwritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// All that are known, as somebody asks.
+    Asked,
+    /// The same, also over what was configured by hand.
+    Forced,
+    /// Those of which the card that gets the settings is there, and the other is not. What is left alone is no news.
+    ToPresent,
+    /// Those of which the card that has the settings is there, and the other is not.
+    ToAbsent,
+}
+
 /// Plans to give the cards of kind `to` the settings of their twins. `state` has met the cards that are there, `present`.
-/// With `force` what was configured by hand is overwritten as well.
 ///
 /// # Errors
 /// The registry cannot be read.
-pub fn plan(registry: &dyn Registry, state: &State, present: &[Card], to: Kind, force: bool) -> io::Result<Plan> {
+pub fn plan(registry: &dyn Registry, state: &State, present: &[Card], to: Kind, how: How) -> io::Result<Plan> {
     let from = if to == Kind::Paravirtual { Kind::Emulated } else { Kind::Paravirtual };
     let mut plan = Plan::default();
     let mut addresses: Vec<[u8; 6]> = state.cards.values().map(|card| card.mac).collect();
@@ -57,78 +69,144 @@ pub fn plan(registry: &dyn Registry, state: &State, present: &[Card], to: Kind, 
     for mac in addresses {
         let name = shown(&mac);
         let twins = (the_one(state, present, mac, from), the_one(state, present, mac, to));
-        let (source, target) = match twins {
-            (Ok(Some(source)), Ok(Some(target))) => (source, target),
+        let pair = match twins {
+            (Ok(Some(source)), Ok(Some(target))) => Pair { name, to, source, target },
             (Err(count), _) | (_, Err(count)) => {
                 plan.notes.push(format!("{name}: {count} cards of one kind have this address: left alone"));
                 continue;
             }
             _ => continue,
         };
-        let Some(wanted) = settings::read(registry, source.0)? else {
-            plan.notes.push(format!("{name}: Windows knows no settings of {}: left alone", source.1.name));
-            continue;
+        let there = [pair.source.0, pair.target.0].map(|guid| live(present, guid).is_some());
+        let meant = match how {
+            How::Asked | How::Forced => true,
+            How::ToPresent => there == [false, true],
+            How::ToAbsent => there == [true, false],
         };
-        let there = settings::read(registry, target.0)?.unwrap_or_default();
-        let last = state.copied.get(&name);
-        let untouched =
-            settings::are_default(&there) || last.is_some_and(|last| is_ours(state, target.0, &there, last));
-        if there != wanted && !untouched && !force {
-            plan.notes.push(format!(
-                "{name}: {} was configured by hand and is left alone; --force overwrites that",
-                target.1.name
-            ));
-            continue;
+        if meant {
+            pair.plan(registry, state, present, how, &mut plan)?;
         }
-        for (id, key, value) in settings::all(target.0) {
-            let (before, after) = (there.get(&id).cloned(), wanted.get(&id).cloned());
-            if before != after {
-                plan.changes.push(Change::Value { key, name: value.into(), before, after });
+    }
+    Ok(plan)
+}
+
+/// What of a card is in the IP stack, if it is there.
+fn live<'a>(present: &'a [Card], guid: &str) -> Option<&'a Stack> {
+    present.iter().find(|card| card.guid == guid)?.present.as_ref().map(|(_, stack)| stack)
+}
+
+/// Two cards of one address.
+struct Pair<'a> {
+    /// The address.
+    name: String,
+    to: Kind,
+    source: (&'a String, &'a Known),
+    target: (&'a String, &'a Known),
+}
+
+impl Pair<'_> {
+    /// Emulated, paravirtual.
+    fn cards(&self) -> [String; 2] {
+        let [source, target] = [self.source.0.clone(), self.target.0.clone()];
+        if self.to == Kind::Paravirtual { [source, target] } else { [target, source] }
+    }
+
+    fn plan(
+        &self,
+        registry: &dyn Registry,
+        state: &State,
+        present: &[Card],
+        how: How,
+        plan: &mut Plan,
+    ) -> io::Result<()> {
+        let asked = matches!(how, How::Asked | How::Forced);
+        let (name, source, target) = (&self.name, self.source, self.target);
+        let Some(wanted) = settings::read(registry, source.0)? else {
+            if asked {
+                plan.notes.push(format!("{name}: Windows knows no settings of {}: left alone", source.1.name));
             }
+            return Ok(());
+        };
+        let has = settings::read(registry, target.0)?.unwrap_or_default();
+        let last = state.copied.get(name).filter(|last| last.cards == self.cards());
+        if last.is_some_and(|last| last.unfinished && last.to != self.to) && how != How::Forced {
+            // The source is half written.
+            plan.notes.push(format!("{name}: a copy to {} is not finished: do that first", source.1.name));
+            return Ok(());
         }
-        if let Some(stack) = &source.1.stack {
-            let live = present.iter().find(|card| card.guid == *target.0).and_then(|card| card.present.as_ref());
-            match live {
-                Some((_, has)) => stack_changes(target.0, stack, has, &mut plan.changes),
-                None if *stack == Stack::default() => {}
+        let untouched = match last {
+            Some(last) => is_ours(state, target.0, &has, last),
+            // A paravirtual card of an earlier installation says nothing to the emulated one that is used now.
+            None => settings::are_default(&has) && (how, self.to) != (How::ToPresent, Kind::Emulated),
+        };
+        if !settings::same(&has, &wanted) && !untouched && how != How::Forced {
+            if how != How::ToPresent {
+                plan.notes.push(format!(
+                    "{name}: {} was configured by hand and is left alone; `xentool network copy --force` overwrites that",
+                    target.1.name
+                ));
+            }
+            return Ok(());
+        }
+        let given = last.filter(|last| !last.unfinished).and_then(|last| last.stack.as_ref());
+        let mut stack = given.cloned();
+        if let Some(wanted) = &source.1.stack {
+            match live(present, target.0) {
+                Some(has) => {
+                    stack_changes(target.0, wanted, given, has, &mut plan.changes);
+                    stack = Some(wanted.clone());
+                }
+                None if !asked || *wanted == Stack::default() => {}
                 None => plan.notes.push(format!(
                     "{name}: IPv6 addresses, routes and metrics follow when this is run while {} is there",
                     target.1.name
                 )),
             }
         }
-        plan.copied.push((name, wanted));
+        for (id, key, value) in settings::all(target.0) {
+            let (before, after) = (has.get(&id).cloned(), wanted.get(&id).cloned());
+            if before != after && !settings::same(&has, &wanted) {
+                plan.changes.push(Change::Value { key, name: value.into(), before, after });
+            }
+        }
+        let copied = Copied { cards: self.cards(), to: self.to, unfinished: false, settings: wanted, stack };
+        plan.copied.push((name.clone(), copied));
+        Ok(())
     }
-    Ok(plan)
 }
 
 /// Whether a card has what was copied last, or, where that was not finished, what it had before in some places.
-fn is_ours(state: &State, guid: &str, there: &Settings, last: &Settings) -> bool {
+fn is_ours(state: &State, guid: &str, there: &Settings, last: &Copied) -> bool {
     let half = |(id, at, called): (String, String, &str)| {
         let newest = state.changes.iter().rev().find_map(|change| match change {
             Change::Value { key, name, before, .. } if *key == at && name == called => Some(before.as_ref()),
             _ => None,
         });
-        there.get(&id) == last.get(&id) || newest.is_some_and(|before| before == there.get(&id))
+        there.get(&id) == last.settings.get(&id) || newest.is_some_and(|before| before == there.get(&id))
     };
-    there == last || (state.unfinished && settings::all(guid).all(half))
+    settings::same(there, &last.settings) || (last.unfinished && settings::all(guid).all(half))
 }
 
-/// What the target lacks. What it has besides stays.
-fn stack_changes(guid: &str, wanted: &Stack, has: &Stack, changes: &mut Vec<Change>) {
+/// What the target lacks, but for what it was `given` before: that somebody took away. What it has besides stays.
+fn stack_changes(guid: &str, wanted: &Stack, given: Option<&Stack>, has: &Stack, changes: &mut Vec<Change>) {
     let guid = guid.to_owned();
-    let same = |one: &super::live::Address, other: &super::live::Address| one.address == other.address;
-    for address in wanted.addresses.iter().filter(|address| !has.addresses.iter().any(|has| same(has, address))) {
-        changes.push(Change::Address { guid: guid.clone(), address: *address });
+    let none = Stack::default();
+    let known = [has, given.unwrap_or(&none)];
+    for address in &wanted.addresses {
+        let same = |other: &Address| other.address == address.address;
+        if !known.iter().any(|stack| stack.addresses.iter().any(same)) {
+            changes.push(Change::Address { guid: guid.clone(), address: *address });
+        }
     }
     for route in &wanted.routes {
-        let same = |has: &&super::live::Route| (has.to, has.prefix, has.hop) == (route.to, route.prefix, route.hop);
-        if !has.routes.iter().any(|has| same(&has)) {
+        let same = |other: &Route| (other.to, other.prefix, other.hop) == (route.to, route.prefix, route.hop);
+        if !known.iter().any(|stack| stack.routes.iter().any(same)) {
             changes.push(Change::Route { guid: guid.clone(), route: *route });
         }
     }
-    for (ipv6, (before, after)) in [false, true].into_iter().zip(has.metrics.into_iter().zip(wanted.metrics)) {
-        if before != after {
+    for (at, ipv6) in [false, true].into_iter().enumerate() {
+        let (before, after) = (has.metrics[at], wanted.metrics[at]);
+        if before != after && given.is_none_or(|given| given.metrics[at] != after) {
             changes.push(Change::Metric { guid: guid.clone(), ipv6, before, after });
         }
     }

@@ -67,6 +67,31 @@ pub fn read(registry: &dyn Registry, guid: &str) -> io::Result<Option<Settings>>
     Ok(Some(settings))
 }
 
+/// Whether both mean the same: Windows writes some defaults only now and then.
+pub fn same(one: &Settings, other: &Settings) -> bool {
+    let said = |settings: &'_ Settings| -> Settings {
+        settings
+            .iter()
+            .filter(|(id, value)| !is_default(id, value))
+            .map(|(id, value)| (id.clone(), value.clone()))
+            .collect()
+    };
+    said(one) == said(other)
+}
+
+/// Whether a value says what its absence says.
+fn is_default(id: &str, value: &Value) -> bool {
+    match id.rsplit('|').next() {
+        Some("EnableDHCP" | "RegistrationEnabled") => value.as_number() == Some(1),
+        Some("RegisterAdapterName" | "InterfaceMetric" | "NetbiosOptions") => value.as_number() == Some(0),
+        Some("NameServer" | "Domain") => value.as_text().is_some_and(|text| text.is_empty()),
+        Some("NameServerList" | "DefaultGateway" | "DefaultGatewayMetric") => {
+            value.as_list().is_some_and(|list| list.is_empty())
+        }
+        _ => false,
+    }
+}
+
 /// Whether nobody has configured anything: addresses and name servers come from DHCP.
 pub fn are_default(settings: &Settings) -> bool {
     settings.iter().all(|(id, value)| match id.rsplit('|').next() {

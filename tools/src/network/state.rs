@@ -29,6 +29,21 @@ pub struct Known {
     pub stack: Option<Stack>,
 }
 
+/// What both cards of a pair had after a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// The cards by GUID: emulated, paravirtual. It says nothing of other cards, whatever address they have.
+    pub cards: [String; 2],
+    /// Which of them was given the other's settings.
+    pub to: Kind,
+    /// The copy has begun and not ended: some of its changes may not have been made.
+    pub unfinished: bool,
+    /// The settings.
+    pub settings: Settings,
+    /// What the IP stack was given; none: the card was not there.
+    pub stack: Option<Stack>,
+}
+
 /// Something that was changed, with what takes it back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -71,6 +86,13 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether it is a value of the registry, of that card.
+    pub fn is_value_of(&self, guid: &str) -> bool {
+        matches!(self, Self::Value { key, .. } if key.ends_with(guid))
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |value: &Option<Value>| value.as_ref().map_or_else(|| "nothing".to_owned(), Value::to_string);
@@ -95,10 +117,8 @@ pub struct State {
     form: u32,
     /// Cards by GUID.
     pub cards: BTreeMap<String, Known>,
-    /// What both cards of a pair have after the last copy, by the address that they share.
-    pub copied: BTreeMap<String, Settings>,
-    /// The last copy has begun and not ended: some of its changes may not have been made.
-    pub unfinished: bool,
+    /// The last copy of each pair, by the address that they share.
+    pub copied: BTreeMap<String, Copied>,
     /// Every change that was made, in order, and not taken back.
     pub changes: Vec<Change>,
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use regf::reg_import::RegImporter;
 use tempfile::TempDir;
 
-use super::command::{Tools, copy, remember, undo};
+use super::command::{Tools, carry, copy, remember, undo};
 use super::live::{self, Card};
 use super::settings::{self, Settings};
 use super::state::State;
@@ -155,10 +155,13 @@ fn emulated() -> Vec<Card> {
         "adapters":[
             {{"InterfaceGuid":"{E1}","PermanentAddress":"{}","PnPDeviceID":"PCI\\VEN_10EC&DEV_8139&SUBSYS_00015853&REV_20\\3&267a616a&0&20","InterfaceIndex":4,"Name":"Ethernet"}},
             {{"InterfaceGuid":"{}","PermanentAddress":"{}","PnPDeviceID":"PCI\\VEN_10EC&DEV_8139\\3&267a616a&0&28","InterfaceIndex":7,"Name":"Ethernet 2"}},
-            {{"InterfaceGuid":"{{F0000000-0000-0000-0000-000000000001}}","PermanentAddress":null,"PnPDeviceID":"ROOT\\KDNIC\\0000","InterfaceIndex":9,"Name":"Kernel"}}]}}"#,
+            {{"InterfaceGuid":"{{F0000000-0000-0000-0000-000000000001}}","PermanentAddress":null,"PnPDeviceID":"ROOT\\KDNIC\\0000","InterfaceIndex":9,"Name":"Kernel"}},
+            {{"InterfaceGuid":"{P1}","PermanentAddress":"{}","PnPDeviceID":"XENPV\\VIF&REV_01\\5&1f2a3b4c&0&0","InterfaceIndex":11,"Name":"Ethernet 3"}}],
+        "present":["PCI\\VEN_10EC&DEV_8139&SUBSYS_00015853&REV_20\\3&267A616A&0&20","PCI\\VEN_10EC&DEV_8139\\3&267A616A&0&28","ROOT\\KDNIC\\0000"]}}"#,
         MACS[0],
         E2.to_lowercase(),
         MACS[1],
+        MACS[0],
     );
     live::parse(&answer).unwrap()
 }
@@ -177,7 +180,8 @@ fn paravirtual(copied: bool) -> Vec<Card> {
     let answer = format!(
         r#"{{{rest},"adapters":[
             {{"InterfaceGuid":"{P1}","PermanentAddress":"{}","PnPDeviceID":"XENPV\\VIF&REV_01\\5&1f2a3b4c&0&0","InterfaceIndex":11,"Name":"Ethernet 3"}},
-            {{"InterfaceGuid":"{P2}","PermanentAddress":"{}","PnPDeviceID":"XENPV\\VIF&REV_01\\5&1f2a3b4c&0&1","InterfaceIndex":12,"Name":"Ethernet 4"}}]}}"#,
+            {{"InterfaceGuid":"{P2}","PermanentAddress":"{}","PnPDeviceID":"XENPV\\VIF&REV_01\\5&1f2a3b4c&0&1","InterfaceIndex":12,"Name":"Ethernet 4"}}],
+        "present":["XENPV\\VIF&REV_01\\5&1F2A3B4C&0&0","XENPV\\VIF&REV_01\\5&1F2A3B4C&0&1"]}}"#,
         MACS[0], MACS[1],
     );
     live::parse(&answer).unwrap()
@@ -191,7 +195,12 @@ fn installed(registry: &Running) -> Vec<Card> {
 #[test]
 fn answers_are_read_and_nothing_else_gets_through() {
     let cards = emulated();
-    assert_eq!(cards.len(), 2, "a card that is on no bus of ours is none: {cards:?}");
+    assert_eq!(cards.len(), 3, "a card that is on no bus of ours is none: {cards:?}");
+    assert_eq!(
+        (cards[2].guid.as_str(), &cards[2].present),
+        (P1, &None),
+        "one that Windows lists and that is not there"
+    );
     let (index, stack) = cards[0].present.as_ref().unwrap();
     assert_eq!((*index, cards[0].kind, cards[1].guid.as_str()), (4, Kind::Emulated, E2));
     assert_eq!(stack.addresses.len(), 1, "{stack:?}");
@@ -378,10 +387,141 @@ fn a_damaged_memory_is_refused() {
     let mut machine = Machine::new();
     machine.with(emulated(), remember).unwrap();
     let file = machine.folder.path().join("kept").join("network.json");
-    for content in ["", "{", r#"{"form":2,"cards":{},"copied":{},"unfinished":false,"changes":[]}"#] {
+    for content in ["", "{", r#"{"form":2,"cards":{},"copied":{},"changes":[]}"#] {
         std::fs::write(&file, content).unwrap();
         assert!(machine.with(emulated(), |tools| copy(tools, Kind::Paravirtual, false, false)).is_err(), "{content}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), content);
     }
     assert!(machine.registry.written.is_empty());
+}
+
+/// A boot in which the settings are carried by themselves.
+fn boot(machine: &mut Machine, cards: Vec<Card>) {
+    machine.shell.scripts.borrow_mut().clear();
+    machine.with(cards, carry).unwrap();
+}
+
+fn restarts(machine: &Machine) -> Vec<String> {
+    let scripts = machine.shell.scripts.borrow();
+    scripts.iter().filter(|script| script.contains("Restart-NetAdapter")).cloned().collect()
+}
+
+const ADDRESS: &str = r"Tcpip\Parameters\Interfaces\|IPAddress";
+
+fn key(guid: &str) -> String {
+    format!(r"CurrentControlSet\Services\Tcpip\Parameters\Interfaces\{guid}")
+}
+
+#[test]
+fn what_nobody_asked_to_keep_is_not_carried() {
+    let mut machine = Machine::new();
+    boot(&mut machine, paravirtual(false));
+    assert!(machine.registry.written.is_empty() && !machine.folder.path().join("kept").exists());
+}
+
+#[test]
+fn settings_go_along_by_themselves_from_boot_to_boot() {
+    let mut machine = Machine::new();
+    let e1 = machine.settings(E1);
+    machine.with(emulated(), remember).unwrap();
+    // In the emulated boot, before anything is armed: the paravirtual card has them when it first starts.
+    let both = |machine: &Machine| -> Vec<Card> {
+        let there = emulated();
+        let more = installed(&machine.registry).into_iter().filter(|card| !there.iter().any(|it| it.guid == card.guid));
+        there.clone().into_iter().chain(more.collect::<Vec<_>>()).collect()
+    };
+    let cards = both(&machine);
+    boot(&mut machine, cards);
+    assert_eq!(machine.settings(P1), e1);
+    assert!(machine.shell.scripts.borrow().is_empty(), "nothing is done to a card that is not there");
+    assert!(machine.has_said("vif 1 was configured by hand"), "the second pair: {:?}", machine.said);
+
+    // The paravirtual boot adds what the IP stack keeps, and starts no card anew, as its registry was right.
+    boot(&mut machine, paravirtual(false));
+    assert_eq!(machine.shell.scripts.borrow().len(), 4, "{:?}", machine.shell.scripts);
+    assert!(restarts(&machine).is_empty());
+    boot(&mut machine, paravirtual(true));
+    let before = machine.state();
+    for _ in 0..2 {
+        boot(&mut machine, paravirtual(true));
+        assert!(machine.said.is_empty() && machine.shell.scripts.borrow().is_empty(), "{:?}", machine.said);
+        assert!(machine.state() == before, "a second run does nothing");
+    }
+
+    // Its user gives it another address there: the emulated one has it before the next boot.
+    machine.registry.set(&key(P1), "IPAddress", &Value::list(&["192.0.2.99"])).unwrap();
+    boot(&mut machine, paravirtual(true));
+    assert_eq!(machine.settings(E1)[ADDRESS], Value::list(&["192.0.2.99"]));
+    // A fall-back boot in which he goes back to DHCP: that is his, and the paravirtual card follows.
+    machine.registry.set(&key(E1), "EnableDHCP", &Value::number(1)).unwrap();
+    for name in ["IPAddress", "SubnetMask", "DefaultGateway", "NameServer"] {
+        machine.registry.remove(&key(E1), name).unwrap();
+    }
+    let dhcp = machine.settings(E1);
+    for cards in [both(&machine), paravirtual(true), both(&machine)] {
+        boot(&mut machine, cards);
+        assert_eq!((machine.settings(E1), machine.settings(P1)), (dhcp.clone(), dhcp.clone()), "{:?}", machine.said);
+    }
+}
+
+#[test]
+fn a_copy_that_comes_late_starts_the_card_anew() {
+    let mut machine = Machine::new();
+    machine.with(emulated(), remember).unwrap();
+    boot(&mut machine, paravirtual(false));
+    assert_eq!(machine.settings(P1), machine.settings(E1));
+    let restarts = restarts(&machine);
+    assert!(restarts.len() == 1 && restarts[0].contains("-InterfaceIndex 11|"), "{restarts:?}");
+}
+
+#[test]
+fn what_somebody_took_away_is_not_given_again() {
+    let mut machine = Machine::new();
+    machine.with(emulated(), remember).unwrap();
+    boot(&mut machine, paravirtual(false));
+    // The addresses and routes are gone again in the paravirtual boot.
+    boot(&mut machine, paravirtual(false));
+    assert!(machine.shell.scripts.borrow().is_empty(), "{:?}", machine.shell.scripts);
+}
+
+#[test]
+fn a_new_card_with_an_old_address_takes_nothing_away() {
+    let mut machine = Machine::new();
+    machine.with(emulated(), remember).unwrap();
+    boot(&mut machine, paravirtual(false));
+    let e1 = machine.settings(E1);
+    // The driver was installed anew: the card has another GUID, and nobody has configured it.
+    let new = "{1B2C3D4E-0009-4A5B-8C6D-7E8F9A0B1C2D}";
+    machine.registry.set(&key(new), "EnableDHCP", &Value::number(1)).unwrap();
+    let mut cards = emulated();
+    let old = cards.pop().unwrap();
+    cards.push(Card { guid: new.into(), ..old });
+    let state = machine.folder.path().join("kept").join("network.json");
+    let text = std::fs::read_to_string(&state).unwrap();
+    let mut known: serde_json::Value = serde_json::from_str(&text).unwrap();
+    known["cards"].as_object_mut().unwrap().remove(P1);
+    std::fs::write(&state, known.to_string()).unwrap();
+    boot(&mut machine, cards);
+    assert_eq!((machine.settings(E1), machine.settings(new)), (e1.clone(), e1));
+}
+
+#[test]
+fn the_power_may_go_while_they_are_carried() {
+    for cut in 0..40 {
+        let mut machine = Machine::new();
+        let whole = machine.settings(E1);
+        machine.with(emulated(), remember).unwrap();
+        machine.registry.good_for = cut;
+        let done = machine.with(paravirtual(false), carry).is_ok();
+        machine.registry.good_for = usize::MAX;
+        assert_eq!(machine.settings(E1), whole, "{cut}");
+        // Whichever boot is next: what is half written is made whole, and never goes the other way.
+        let cards = if cut % 2 == 0 { emulated() } else { paravirtual(true) };
+        boot(&mut machine, cards);
+        assert_eq!((machine.settings(E1), machine.settings(P1)), (whole.clone(), whole), "{cut}");
+        if done {
+            return;
+        }
+    }
+    panic!("the power never held");
 }

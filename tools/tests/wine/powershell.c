@@ -10,7 +10,7 @@ int main(int argc, char **argv)
     size_t count;
     FILE *file;
 
-    if (strstr(script, "Get-NetAdapter")) {
+    if (strstr(script, "ConvertTo-Json")) {
         if (!(file = fopen("C:\\answer.json", "rb")))
             return 1;
         while ((count = fread(buffer, 1, sizeof(buffer), file)) > 0)

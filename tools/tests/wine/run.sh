@@ -29,7 +29,8 @@ address='{"InterfaceIndex":4,"IPAddress":"2001:db8::10","PrefixLength":64,"SkipA
 answer() {
     printf '{"adapters":[{"InterfaceGuid":"{1B2C3D4E-000%s-4A5B-8C6D-7E8F9A0B1C2D}","PermanentAddress":"00163E010203",%s}],' \
         "$1" "$2"
-    printf '"addresses":[%s],"routes":[],"interfaces":[]}' "$3"
+    printf '"addresses":[%s],"routes":[],"interfaces":[],"present":["%s"]}' "$3" \
+        "$(printf %s "$2" | sed 's/^"PnPDeviceID":"\([^"]*\)".*/\1/')"
 }
 answer 1 "$emulated" "$address" >"$drive/emulated.json"
 answer 2 "$paravirtual" '' >"$drive/paravirtual.json"
@@ -50,6 +51,10 @@ reg query HKLM\SYSTEM\CurrentControlSet\Services\Tcpip\Parameters\Interfaces\{1b
 xentool network undo
 echo undone %errorlevel%
 reg query HKLM\SYSTEM\CurrentControlSet\Services\Tcpip\Parameters\Interfaces\{1b2c3d4e-0002-4a5b-8c6d-7e8f9a0b1c2d}
+xentool network carry --log c:\log.txt
+echo carried %errorlevel%
+xentool network carry
+echo carried again %errorlevel%
 xentool repair c:\SYSTEM
 echo repaired %errorlevel%
 xentool repair c:\log.txt
@@ -61,7 +66,7 @@ echo again %errorlevel%
 BAT
 timeout 300 wine cmd /c 'c:\life.bat' 2>&1 | tr -d '\r' | tee "$drive/life.txt"
 has() { grep -qxF -- "$1" "$2" || { echo "missing in $2: $1"; exit 1; }; }
-for line in 'remembered 0' 'dry 0' 'copied 0' 'undone 0' 'repaired 0' 'refused 1' 'collected 0' 'again 1' \
+for line in 'remembered 0' 'dry 0' 'copied 0' 'undone 0' 'carried 0' 'carried again 0' 'repaired 0' 'refused 1' 'collected 0' 'again 1' \
     'changed ControlSet001\Services\xenhide\Parameters\Disks: 1 -> 0 (nothing is unplugged)' \
     'changed ControlSet001\Services\storahci\StartOverride\0: 3 -> 0 (loaded at boot)' \
     'changed ControlSet002\Services\xenpci\Start: 0 -> 4 (not loaded)'; do
@@ -72,6 +77,8 @@ test "$(grep -c 'IPAddress *REG_MULTI_SZ *192.0.2.10.0192.0.2.11' "$drive/life.t
 test "$(grep -c 'EnableDHCP *REG_DWORD *0x1' "$drive/life.txt")" = 2
 grep -q 'New-NetIPAddress -InterfaceIndex 11 -IPAddress 2001:db8::10 -PrefixLength 64' "$drive/told.txt"
 grep -q 'Remove-NetIPAddress -InterfaceIndex 11 -IPAddress 2001:db8::10' "$drive/told.txt"
+# Carried by itself, the card is started anew; and the second time there is nothing to do.
+test "$(grep -c 'Restart-NetAdapter' "$drive/told.txt")" = 1
 has 'remembered 00:16:3e:01:02:03: Ethernet {1B2C3D4E-0001-4A5B-8C6D-7E8F9A0B1C2D}' "$drive/log.txt"
 unzip -p "$drive/report.zip" registry.txt | grep -qF '[CurrentControlSet\Enum\XENPV\VIF&REV_01\5&1f2a3b4c&0&0]'
 unzip -p "$drive/report.zip" missing.txt | grep -q '^boot-entries.txt: '
