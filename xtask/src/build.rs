@@ -169,7 +169,7 @@ pub fn tree(root: &Path, profile: Profile, only: &[String]) -> anyhow::Result<Ve
         write(&package.join(format!("{name}.inf")), stamped.as_bytes())?;
         packages.push(package);
     }
-    lint_image::check(&images)?;
+    lint_image::check(&images, profile)?;
     for package in &packages {
         println!("built {}", relative(package));
     }

@@ -9,6 +9,7 @@ mod media;
 mod outsiders;
 mod sbom;
 mod sign;
+mod wine;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -140,6 +141,25 @@ pub fn by_signify() -> anyhow::Result<Option<String>> {
     make(&Release::read()?, &packages, &[], &signer, &signed)?;
     let authority = signer.to_trust().context("the test certificate has no authority")?.with_extension("pem");
     outsiders::signify(&signed.join("drivers"), &authority)
+}
+
+/// Programs, installer and packages under Wine.
+///
+/// # Errors
+/// Wine cannot be had, or what runs under it does not do what it should.
+pub fn under_wine() -> anyhow::Result<()> {
+    let root = workspace::root();
+    let (release, packages) = (Release::read()?, packages(&root.join("target/dist/x64"))?);
+    let programs = programs::build()?;
+    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    let signer = Signer::test(&folder.path().join("certificate"))?;
+    let out = folder.path().join("signed");
+    make(&release, &packages, &programs, &signer, &out)?;
+    wine::run(&wine::Made {
+        programs: root.join("target/dist/x64-programs"),
+        installer: out.join(format!("{}-setup.exe", release.stem())),
+        drivers: out.join("drivers"),
+    })
 }
 
 /// That the installer is the same bytes twice, and that the signatures of programs and installer hold.

@@ -31,6 +31,7 @@ const DRIVERS: &[Foreign] = &[
     Foreign { name: "framdisk", needs: &[], private: &[] },
     Foreign { name: "ffilter", needs: &[], private: &[] },
     Foreign { name: "fpci", needs: &[], private: &[] },
+    Foreign { name: "fpaged", needs: &[], private: &[] },
     Foreign { name: "fndis", needs: &[], private: &[] },
 ];
 

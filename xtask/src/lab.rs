@@ -92,6 +92,8 @@ struct Case {
     default: bool,
     /// Virtual processors of its guest.
     vcpus: u32,
+    /// What its guest has beside what every guest has, as the agent reads it.
+    machine: String,
 }
 
 fn cases() -> anyhow::Result<Vec<Case>> {
@@ -101,8 +103,16 @@ fn cases() -> anyhow::Result<Vec<Case>> {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            let [name, seconds, kind @ ("d" | "f"), vcpus] = words[..] else { bail!("tests/lab/cases.txt: {line}") };
-            Ok(Case { name: name.to_owned(), seconds: seconds.parse()?, default: kind == "d", vcpus: vcpus.parse()? })
+            let [name, seconds, kind @ ("d" | "f"), vcpus, ref machine @ ..] = words[..] else {
+                bail!("tests/lab/cases.txt: {line}")
+            };
+            Ok(Case {
+                name: name.to_owned(),
+                seconds: seconds.parse()?,
+                default: kind == "d",
+                vcpus: vcpus.parse()?,
+                machine: machine.join(" "),
+            })
         })
         .collect()
 }
@@ -268,8 +278,10 @@ fn stage(args: &Args, cases: &[Case], drivers: &Path, programs: &guest::Programs
     std::fs::create_dir_all(&stage)?;
     std::fs::copy(&programs.guest, stage.join("guest"))?;
     std::fs::copy(&programs.agent, stage.join("lab-agent"))?;
-    let list: Vec<String> =
-        cases.iter().map(|case| format!("{} {} {} {}\n", case.name, case.seconds, args.seed, case.vcpus)).collect();
+    let list: Vec<String> = cases
+        .iter()
+        .map(|case| format!("{} {} {} {} {}\n", case.name, case.seconds, args.seed, case.vcpus, case.machine))
+        .collect();
     std::fs::write(stage.join("cases"), list.concat())?;
     if let Some(config) = &args.config {
         std::fs::copy(config, stage.join("extra.cfg")).with_context(|| format!("cannot read {}", config.display()))?;

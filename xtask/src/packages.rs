@@ -90,6 +90,14 @@ pub const VENV: Requirement = Requirement {
     package: "python3-venv",
     probe: "/usr/share/doc/python3-venv/copyright",
 };
+/// What runs programs for Windows in the tests.
+pub const WINE: Requirement =
+    Requirement { purpose: "tests under Wine", package: "wine", probe: "/usr/bin/wine-stable" };
+/// Its 64-bit half.
+pub const WINE64: Requirement =
+    Requirement { purpose: "tests under Wine", package: "wine64", probe: "/usr/lib/wine/wine64" };
+/// What reads a report that was made under Wine.
+pub const UNZIP: Requirement = Requirement { purpose: "tests under Wine", package: "unzip", probe: "/usr/bin/unzip" };
 /// What makes ISO images.
 pub const XORRISO: Requirement =
     Requirement { purpose: "the ISO image", package: "xorriso", probe: "/usr/bin/xorriso" };

@@ -1,9 +1,10 @@
 //! `cargo xtask test`: the whole test suite, or the inner loop's part of it (`--quick`).
 //!
-//! Stages, each of which must pass: the drivers are built and their images checked; formatting and lints; the host tests
-//! of every crate; the suites of `tests/suites`, which load the built `.sys` files, one process a case; the default cases
-//! of the lab, unless `XEN_LAB=off` is set. The last line is `N passed, N failed, N skipped` over all stages; a skip is
-//! printed with its reason.
+//! Stages, each of which must pass: the drivers are built and their images checked; formatting and lints; the host
+//! tests of every crate; programs, installer and packages under Wine, unless `XEN_WINE=off` is set; the suites of
+//! `tests/suites`, which load the built `.sys` files, one process a case; some of their cases again with real threads,
+//! one after the other, since each wants the whole host; the default cases of the lab, unless `XEN_LAB=off` is set. The
+//! last line is `N passed, N failed, N skipped` over all stages; a skip is printed with its reason.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ pub struct Args {
     /// Run each case with this many seeds, counted up from --seed
     #[arg(long, default_value_t = 1)]
     seeds: u64,
+    /// Each processor of the bench is a real thread: the cases that are meant for that, or any that --case names
+    #[arg(long)]
+    threads: bool,
     /// List the cases and stop
     #[arg(long)]
     list: bool,
@@ -64,6 +68,16 @@ pub struct CaseInfo {
     pub quick: bool,
     /// Seconds after which it is killed.
     pub timeout_s: u64,
+}
+
+/// What the names of runs with real threads begin with.
+const THREADS: &str = "threads/";
+
+impl CaseInfo {
+    /// Whether each processor is a thread.
+    fn has_threads(&self) -> bool {
+        self.name.starts_with(THREADS)
+    }
 }
 
 /// What came of one case with one seed.
@@ -155,7 +169,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(finish(&tally, start));
     }
     let ours = args.drivers.is_none();
-    let only_suites = args.case.is_some() || args.quick || args.list || !ours;
+    let only_suites = args.case.is_some() || args.quick || args.list || args.threads || !ours;
 
     if ours && !args.list {
         tally.stage("build and lint-image", build::all);
@@ -170,20 +184,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         tally.stage("reproducible build", build::check_reproducible);
         tally.stage("packages and signatures", dist::test);
         tally.outsider("packages, by signify", dist::by_signify);
+        run_wine(&mut tally);
         lints(&mut tally);
         tally.stage("host tests", || cargo(&["test", "--quiet", "--workspace"]));
     }
 
     let runner = build_runner()?;
-    let mut cases = list_cases(&runner)?;
-    if let Some(part) = &args.case {
-        cases.retain(|case| case.name.contains(part.as_str()));
-        if cases.is_empty() {
-            bail!("no case has `{part}` in its name; see cargo xtask test --list");
-        }
-    } else if args.quick {
-        cases.retain(|case| case.quick);
-    }
+    let cases = choose(list_cases(&runner)?, args)?;
     if args.list {
         for case in &cases {
             println!("{:<40} {}{}", case.name, if case.quick { "[quick] " } else { "" }, case.summary);
@@ -195,8 +202,20 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let runs: Vec<(CaseInfo, u64)> =
         cases.iter().flat_map(|case| (0..args.seeds).map(move |n| (case.clone(), args.seed.wrapping_add(n)))).collect();
-    println!("== suites: {} runs, {jobs} at once, drivers from {}", runs.len(), workspace::relative(&drivers));
-    let outcomes = run_cases(&runner, &drivers, &runs, jobs, args.verbose);
+    let (threaded, seeded): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(case, _)| case.has_threads());
+    let place = workspace::relative(&drivers);
+    let mut outcomes = Vec::new();
+    if !seeded.is_empty() {
+        println!("== suites: {} runs, {jobs} at once, drivers from {place}", seeded.len());
+        outcomes.extend(run_cases(&runner, &drivers, &seeded, jobs, args.verbose));
+    }
+    if !threaded.is_empty() && std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        println!("== suites with threads: SKIPPED: this host has one processor");
+        tally.skipped += threaded.len();
+    } else if !threaded.is_empty() {
+        println!("== suites with threads: {} runs, drivers from {place}", threaded.len());
+        outcomes.extend(run_cases(&runner, &drivers, &threaded, 1, args.verbose));
+    }
     for outcome in &outcomes {
         if outcome.passed {
             tally.passed += 1;
@@ -212,6 +231,29 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         run_lab(&mut tally);
     }
     Ok(finish(&tally, start))
+}
+
+/// The cases that are asked for.
+fn choose(all: Vec<CaseInfo>, args: &Args) -> anyhow::Result<Vec<CaseInfo>> {
+    let Some(part) = &args.case else {
+        let wanted = |case: &CaseInfo| (!args.quick || case.quick) && (!args.threads || case.has_threads());
+        return Ok(all.into_iter().filter(wanted).collect());
+    };
+    let threads = args.threads || part.starts_with(THREADS);
+    let (with, without): (Vec<_>, Vec<_>) =
+        all.into_iter().filter(|case| case.name.contains(part.as_str())).partition(CaseInfo::has_threads);
+    let cases = match (threads, with.is_empty()) {
+        (false, _) => without,
+        (true, false) => with,
+        // One that is not on the list: the runner refuses what makes no sense with threads.
+        (true, true) => {
+            without.into_iter().map(|case| CaseInfo { name: format!("{THREADS}{}", case.name), ..case }).collect()
+        }
+    };
+    if cases.is_empty() {
+        bail!("no case has `{part}` in its name; see cargo xtask test --list");
+    }
+    Ok(cases)
 }
 
 /// Formatting, and clippy over the host's crates and over what is compiled for something else: the drivers' and programs'
@@ -231,6 +273,17 @@ fn lints(tally: &mut Tally) {
         tally.stage("clippy, programs for Windows", programs::lint);
         tally.stage("clippy, lab", lab::lint);
     }
+}
+
+/// Programs, installer and packages under Wine.
+fn run_wine(tally: &mut Tally) {
+    if std::env::var_os("XEN_WINE").is_some_and(|value| value == "off") {
+        println!("== wine: SKIPPED: XEN_WINE=off");
+        tally.skipped += 1;
+        return;
+    }
+    println!("== wine: XEN_WINE=off leaves it out");
+    tally.stage("wine", dist::under_wine);
 }
 
 /// The lab's default cases, on a real Xen.

@@ -1,5 +1,6 @@
 //! An image that is right in every respect, and each fault planted in it: a check that cannot fail checks nothing.
 
+use super::code;
 use super::headers::checksum;
 use super::violations;
 
@@ -175,7 +176,7 @@ impl Image {
 
     /// What is wrong with it, with its own PDB beside it.
     fn faults(&self) -> Vec<String> {
-        violations(&self.build(), Some(&pdb(GUID)), "test.pdb").unwrap()
+        violations(&self.build(), Some(&pdb(GUID)), "test.pdb", code::MAX_FRAME).unwrap()
     }
 }
 
@@ -237,7 +238,7 @@ fn an_image_without_fault_passes() {
 
 #[test]
 fn what_is_no_64_bit_image_is_refused() {
-    assert!(violations(b"MZ", None, "test.pdb").unwrap()[0].contains("not a 64-bit PE image"));
+    assert!(violations(b"MZ", None, "test.pdb", code::MAX_FRAME).unwrap()[0].contains("not a 64-bit PE image"));
     refused(&Image { machine: 0xaa64, ..Image::default() }, "machine 0xaa64");
 }
 
@@ -270,7 +271,7 @@ fn a_wrong_checksum_is_refused() {
     let mut data = Image::default().build();
     let last = data.len() - 1;
     data[last] ^= 1;
-    let faults = violations(&data, Some(&pdb(GUID)), "test.pdb").unwrap();
+    let faults = violations(&data, Some(&pdb(GUID)), "test.pdb", code::MAX_FRAME).unwrap();
     assert!(faults.len() == 1 && faults[0].contains("checksum"), "{faults:#?}");
 }
 
@@ -311,7 +312,7 @@ fn imports_from_elsewhere_or_of_later_names_are_refused() {
 #[test]
 fn the_pdb_must_be_there_and_be_the_right_one() {
     let image = Image::default().build();
-    let with = |pdb: Option<&[u8]>| violations(&image, pdb, "test.pdb").unwrap().join("\n");
+    let with = |pdb: Option<&[u8]>| violations(&image, pdb, "test.pdb", code::MAX_FRAME).unwrap().join("\n");
     assert_eq!(with(None), "has no test.pdb beside it");
     assert!(with(Some(b"not a PDB")).contains("is no PDB"));
     let mut other = GUID;
@@ -361,6 +362,6 @@ fn code_without_an_exception_table_entry_is_looked_at_too() {
     data[end_of_function..end_of_function + 4].copy_from_slice(&(TEXT + 4).to_le_bytes());
     let sum = checksum(&data, CHECKSUM);
     data[CHECKSUM..CHECKSUM + 4].copy_from_slice(&sum.to_le_bytes());
-    let faults = violations(&data, Some(&pdb(GUID)), "test.pdb").unwrap();
+    let faults = violations(&data, Some(&pdb(GUID)), "test.pdb", code::MAX_FRAME).unwrap();
     assert!(faults.len() == 1 && faults[0].contains("x87"), "{faults:#?}");
 }
