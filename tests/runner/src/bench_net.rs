@@ -211,10 +211,8 @@ pub fn judge(lines: &[NetLine]) -> Vec<Target> {
     for line in lines {
         let name = &line.name;
         most(format!("{name}: allocations"), line.allocations as f64, 0.0);
-        if line.bytes <= 1514 {
-            most(format!("{name}: event sends"), line.sends, 0.1);
-            most(format!("{name}: upcalls"), line.upcalls, 0.1);
-        }
+        most(format!("{name}: event sends"), line.sends, 0.1);
+        most(format!("{name}: upcalls"), line.upcalls, 0.1);
         if line.bytes == 1514 {
             let instructions = line.instructions.iter().map(|(_, count)| count).sum();
             most(format!("{name}: instructions"), instructions, 900.0);
