@@ -404,9 +404,9 @@ pub(crate) fn rescan(fdo: &Shared<Fdo>) {
     }
 }
 
-/// The ejected devices whose directory has become another device's. No listing shows that if the old one went and the new one came
-/// between two listings; but a frontend's driver leaves the state Closing or Closed behind, and Initialising is what the
-/// toolstack writes into a new directory.
+/// The ejected devices whose directory has become another device's. No listing shows that if the old one went and the
+/// new one came between two listings; but a frontend's driver leaves the state Closing or Closed behind, and
+/// Initialising is what the toolstack writes into a new directory.
 fn renewed(fdo: &Fdo, platform: &Platform) -> Result<Vec<DeviceName>> {
     let mut names = Vec::new();
     for entry in fdo.children.lock().iter().filter(|entry| entry.pdo.is_none() && entry.driven) {
@@ -421,8 +421,8 @@ fn renewed(fdo: &Fdo, platform: &Platform) -> Result<Vec<DeviceName>> {
     Ok(names)
 }
 
-/// Marks the children that are gone and makes those that are new; whether there were any. The names `renewed` are those of ejected
-/// devices that are to be forgotten.
+/// Marks the children that are gone and makes those that are new; whether there were any. The names `renewed` are those
+/// of ejected devices that are to be forgotten.
 fn compare(fdo: &Shared<Fdo>, listing: &Listing, renewed: &[DeviceName]) -> Result<bool> {
     if listing.refused() != 0 {
         wdm::debug!("{} names below device/ are no devices", listing.refused());
