@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 
-use crate::{build, test, workspace};
+use crate::{build, packages, test, workspace};
 
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args)]
@@ -31,6 +31,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         build::all()?;
         workspace::root().join("target/dist/x64")
     };
+    // Without them the guest talks to a host in the runner's own process, which the summary says.
+    if packages::is_root()
+        && let Err(error) = packages::ensure(&[&packages::IPROUTE, &packages::PING])
+    {
+        println!("no network of Linux's: {error:#}");
+    }
     let runner = test::build_runner()?;
     let mut command = Command::new(runner);
     command.arg("demo");

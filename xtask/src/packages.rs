@@ -102,6 +102,11 @@ pub const UNZIP: Requirement = Requirement { purpose: "tests under Wine", packag
 pub const XORRISO: Requirement =
     Requirement { purpose: "the ISO image", package: "xorriso", probe: "/usr/bin/xorriso" };
 
+/// What makes the demo's network.
+pub const IPROUTE: Requirement = Requirement { purpose: "the demo's network", package: "iproute2", probe: "/sbin/ip" };
+/// What pings the guest from Linux.
+pub const PING: Requirement = Requirement { purpose: "pings from Linux", package: "iputils-ping", probe: "/bin/ping" };
+
 /// The machine that the lab runs in.
 pub const QEMU: Requirement =
     Requirement { purpose: "the lab's machine", package: "qemu-system-x86", probe: "/usr/bin/qemu-system-x86_64" };
