@@ -3,8 +3,8 @@
 //! Every handle is a connection of its own, as a socket of xenstored is:
 //! - A write is exactly one message of xenstore's wire protocol: a header and as much payload as it announces. It
 //!   completes when the message is on its way.
-//! - Reads give the replies and watch events of that handle as a stream of bytes. A read waits until there is
-//!   something, so open the handle for overlapped I/O; such a read can be cancelled.
+//! - Reads give the replies and watch events of that handle as a stream of bytes, replies in the order of the requests.
+//!   A read waits until there is something, so open the handle for overlapped I/O; such a read can be cancelled.
 //! - Request ids, transaction ids and watch tokens are the handle's own. Nobody sees another's, nor the driver's.
 //! - What a handle leaves open is ended when it is closed.
 //! - A suspend is not seen but in this: transactions that were open end with `EAGAIN`, watches fire once more.

@@ -61,13 +61,20 @@ fn give_back(count: &AtomicUsize) {
     count.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// A request under way.
+/// A request that was not answered yet.
 #[derive(Debug)]
 struct Pending {
-    id: RequestId,
     user_id: u32,
-    kind: MessageType,
-    then: Then,
+    answer: Answer,
+}
+
+/// Where the answer to a request comes from.
+#[derive(Debug)]
+enum Answer {
+    /// From xenstored, to this request of ours.
+    Store { id: RequestId, kind: MessageType, then: Then },
+    /// It is the text of an error, and waits for those before it.
+    Error(Vec<u8>),
 }
 
 /// What the answer changes.
@@ -78,6 +85,12 @@ enum Then {
     Watch(WatchId),
     /// A transaction is open; the request that drops it.
     Transaction(Request),
+}
+
+impl Pending {
+    fn begins_a_transaction(&self) -> bool {
+        matches!(self.answer, Answer::Store { then: Then::Transaction(_), .. })
+    }
 }
 
 #[derive(Debug)]
@@ -112,7 +125,8 @@ struct Message {
 /// See the module.
 #[derive(Debug)]
 pub struct Session {
-    pending: Vec<Pending>,
+    /// In the order in which they came, which is that of the replies.
+    pending: VecDeque<Pending>,
     watches: Vec<Watch>,
     transactions: Vec<Open>,
     messages: VecDeque<Message>,
@@ -128,7 +142,7 @@ impl Session {
     /// # Errors
     /// [`Refusal::NoMemory`].
     pub fn new() -> Result<Self, Refusal> {
-        let mut pending = Vec::new();
+        let mut pending = VecDeque::new();
         pending.try_reserve_exact(REPLIES).map_err(|_| Refusal::NoMemory)?;
         let mut watches = Vec::new();
         watches.try_reserve_exact(WATCHES).map_err(|_| Refusal::NoMemory)?;
@@ -185,7 +199,7 @@ impl Session {
         }
         let (error, then) = match client.submit(request) {
             Ok(id) => {
-                self.pending.push(Pending { id, user_id, kind, then });
+                self.pending.push_back(Pending { user_id, answer: Answer::Store { id, kind, then } });
                 return Ok(Some(id));
             }
             Err((error, _)) => (error, then),
@@ -234,7 +248,7 @@ impl Session {
         reply_to: (u32, MessageType, u32),
         payload: &[u8],
     ) -> Result<Option<RequestId>, Refusal> {
-        let starting = self.pending.iter().filter(|pending| matches!(pending.then, Then::Transaction(_))).count();
+        let starting = self.pending.iter().filter(|pending| pending.begins_a_transaction()).count();
         if self.transactions.len() + starting >= TRANSACTIONS {
             return Err(Refusal::Quota);
         }
@@ -317,13 +331,39 @@ impl Session {
         });
     }
 
-    /// Takes the answer to a request that was on its way; `false`: it is not there yet, or not this session's.
-    /// IRQL <= DISPATCH_LEVEL.
-    pub fn answered<M: SharedMemory>(&mut self, client: &mut StoreClient<M>, totals: &Totals, id: RequestId) -> bool {
-        let Some(place) = self.pending.iter().position(|pending| pending.id == id) else { return false };
-        let Some(answer) = client.take(id) else { return false };
-        let Pending { user_id, kind, then, .. } = self.pending.swap_remove(place);
-        give_back(&totals.requests);
+    /// Takes the answers that are there, in the order of the requests: one that is not there yet holds up the later ones.
+    /// `taken` is told of each request that is no longer under way. IRQL <= DISPATCH_LEVEL.
+    pub fn take_answers<M: SharedMemory>(
+        &mut self,
+        client: &mut StoreClient<M>,
+        totals: &Totals,
+        mut taken: impl FnMut(RequestId),
+    ) {
+        while let Some(Pending { user_id, answer }) = self.pending.pop_front() {
+            match answer {
+                Answer::Error(text) => self.reply(MessageType::Error.number(), user_id, text),
+                Answer::Store { id, kind, then } => match client.take(id) {
+                    Some(answer) => {
+                        give_back(&totals.requests);
+                        self.answered(client, totals, (user_id, kind, then), answer);
+                        taken(id);
+                    }
+                    None => {
+                        self.pending.push_front(Pending { user_id, answer: Answer::Store { id, kind, then } });
+                        break;
+                    }
+                },
+            }
+        }
+    }
+
+    fn answered<M: SharedMemory>(
+        &mut self,
+        client: &mut StoreClient<M>,
+        totals: &Totals,
+        (user_id, kind, then): (u32, MessageType, Then),
+        answer: Result<Vec<u8>, StoreError>,
+    ) {
         match then {
             Then::Watch(watch) if answer.is_err() => self.forget_watch(client, totals, watch),
             Then::Transaction(mut end) => {
@@ -351,12 +391,15 @@ impl Session {
                 self.reply(MessageType::Error.number(), user_id, error_text(errno).unwrap_or_default());
             }
         }
-        true
     }
 
     fn answer_error(&mut self, (user_id, ..): (u32, MessageType, u32), errno: Errno) -> Result<(), Refusal> {
         let text = error_text(errno)?;
-        self.reply(MessageType::Error.number(), user_id, text);
+        if self.pending.is_empty() {
+            self.reply(MessageType::Error.number(), user_id, text);
+        } else {
+            self.pending.push_back(Pending { user_id, answer: Answer::Error(text) });
+        }
         Ok(())
     }
 
@@ -444,7 +487,10 @@ impl Session {
 
     /// The requests under way. IRQL <= DISPATCH_LEVEL.
     pub fn pending(&self) -> impl Iterator<Item = RequestId> {
-        self.pending.iter().map(|pending| pending.id)
+        self.pending.iter().filter_map(|pending| match pending.answer {
+            Answer::Store { id, .. } => Some(id),
+            Answer::Error(_) => None,
+        })
     }
 
     /// Ends what is open; `false`: there is no room for all of it now, call again. Nothing else is called from the first
@@ -452,10 +498,12 @@ impl Session {
     pub fn close<M: SharedMemory>(&mut self, client: &mut StoreClient<M>, totals: &Totals) -> bool {
         self.messages.clear();
         for pending in self.pending.drain(..) {
-            client.abandon(pending.id);
-            give_back(&totals.requests);
-            if matches!(pending.then, Then::Transaction(_)) {
+            if pending.begins_a_transaction() {
                 give_back(&totals.transactions);
+            }
+            if let Answer::Store { id, .. } = pending.answer {
+                client.abandon(id);
+                give_back(&totals.requests);
             }
         }
         while let Some(open) = self.transactions.pop() {

@@ -34,15 +34,12 @@ pub(crate) struct Handle {
     closed: AtomicBool,
 }
 
-/// Whose request it is, and which.
-type Owner = (Shared<Handle>, RequestId);
-
 /// All of them. A part of the store: it is called with the store's client locked or lockable.
 pub(crate) struct Control {
     totals: Totals,
     handles: Mutex<Vec<Shared<Handle>>>,
     /// By slot of the client: whose request it is.
-    owners: SpinLock<Vec<Option<Owner>>>,
+    owners: SpinLock<Vec<Option<Shared<Handle>>>>,
     /// A bit for each slot that has an owner.
     owned: AtomicU64,
     /// A bit for each such slot whose answer is there.
@@ -110,7 +107,7 @@ impl Control {
                 // Nobody answers it before it is sent, which is not before the client is unlocked.
                 let mut owners = self.owners.lock();
                 if let Some(owner) = owners.get_mut(id.slot()) {
-                    *owner = Some((handle.clone(), id));
+                    *owner = Some(handle.clone());
                     self.owned.fetch_or(1 << id.slot(), Ordering::AcqRel);
                 }
             }
@@ -176,19 +173,11 @@ impl Control {
             let slot = ready.trailing_zeros() as usize;
             ready &= ready - 1;
             let owner = self.owners.lock().get(slot).cloned().flatten();
-            let Some((handle, id)) = owner else { continue };
-            let answered = {
-                let mut session = handle.session.lock();
-                let mut client = client.lock();
-                let answered = session.answered(&mut client, &self.totals, id);
-                if answered {
-                    self.disown(slot);
-                }
-                answered
-            };
-            if answered {
-                handle.serve(self);
-            }
+            let Some(handle) = owner else { continue };
+            let mut session = handle.session.lock();
+            session.take_answers(&mut client.lock(), &self.totals, |id| self.disown(id.slot()));
+            drop(session);
+            handle.serve(self);
         }
     }
 

@@ -214,7 +214,8 @@ fn isolation(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
         a.send(kind::READ, 0, b"data/a\0")?;
         b.send(kind::READ, 0, b"data/b\0")?;
         for (program, name) in [(&mut b, "b"), (&mut a, "a")] {
-            check!(program.next(ctx)?.payload == b"OK\0", "{name}'s write is not acknowledged");
+            let reply = program.next(ctx)?;
+            check!(reply.payload == b"OK\0", "{name}'s write in round {round} gets {:?}", reply.text());
             let reply = program.next(ctx)?;
             check!(reply.text() == format!("{round} of {name}"), "{name} reads {:?}", reply.text());
             ctx.count("replies to the right handle", 2);
