@@ -342,17 +342,15 @@ impl Session {
         while let Some(Pending { user_id, answer }) = self.pending.pop_front() {
             match answer {
                 Answer::Error(text) => self.reply(MessageType::Error.number(), user_id, text),
-                Answer::Store { id, kind, then } => match client.take(id) {
-                    Some(answer) => {
-                        give_back(&totals.requests);
-                        self.answered(client, totals, (user_id, kind, then), answer);
-                        taken(id);
-                    }
-                    None => {
+                Answer::Store { id, kind, then } => {
+                    let Some(answer) = client.take(id) else {
                         self.pending.push_front(Pending { user_id, answer: Answer::Store { id, kind, then } });
-                        break;
-                    }
-                },
+                        return;
+                    };
+                    give_back(&totals.requests);
+                    self.answered(client, totals, (user_id, kind, then), answer);
+                    taken(id);
+                }
             }
         }
     }

@@ -124,6 +124,8 @@ pub(crate) struct Fdo {
     _active: Active,
     remove_lock: RemoveLock,
     usage: SpinLock<Usage>,
+    /// It has agreed to be removed, and is not yet: nobody opens it.
+    leaving: AtomicBool,
     /// Made by the first start, kept until the device is removed: a stop only takes the interrupts away.
     started: Mutex<Option<Started>>,
     platform: SpinLock<Option<Shared<Platform>>>,
@@ -171,6 +173,7 @@ pub(crate) fn add(driver: DriverObject, pdo: DeviceObject) -> Result {
         _active: active,
         remove_lock,
         usage: SpinLock::new(Usage::default()),
+        leaving: AtomicBool::new(false),
         started,
         platform: SpinLock::new(None),
         children,
@@ -223,10 +226,15 @@ pub(crate) fn dispatch(fdo: &Shared<Fdo>, irp: Irp) -> Dispatched {
     }
 }
 
-/// `IRP_MJ_CREATE`. Who may come here the INF's security descriptor says.
+/// `IRP_MJ_CREATE`. Who may come here the INF's security descriptor says. Whoever comes while the device is leaving may try
+/// again: it can be called off.
+/// <https://learn.microsoft.com/windows-hardware/drivers/kernel/handling-an-irp-mn-query-remove-device-request>
 fn open(fdo: &Shared<Fdo>, mut irp: Irp) -> Dispatched {
     if irp.opens_name() {
         return irp.complete(Status::OBJECT_NAME_NOT_FOUND);
+    }
+    if fdo.leaving.load(Ordering::Acquire) {
+        return irp.complete(Status::DEVICE_NOT_READY);
     }
     let opened = fdo.platform().ok_or(Status::DEVICE_NOT_READY).and_then(|platform| {
         let store = platform.store().clone();
@@ -282,7 +290,10 @@ fn pnp(fdo: &Shared<Fdo>, mut irp: Irp) -> Dispatched {
             irp.complete_unchanged()
         }
         PnpRequest::QueryStop | PnpRequest::QueryRemove if fdo.usage.lock().any() => irp.complete(Status::DEVICE_BUSY),
-        PnpRequest::QueryStop | PnpRequest::CancelStop | PnpRequest::QueryRemove | PnpRequest::CancelRemove => {
+        PnpRequest::QueryStop | PnpRequest::CancelStop => fdo.pass(irp),
+        request @ (PnpRequest::QueryRemove | PnpRequest::CancelRemove) => {
+            // An open that came before counts: Windows looks for handles when all have agreed.
+            fdo.leaving.store(matches!(request, PnpRequest::QueryRemove), Ordering::Release);
             fdo.pass(irp)
         }
         PnpRequest::Stop => {

@@ -23,6 +23,24 @@ pub fn remove(id: NodeId) -> Result<(), NtStatus> {
     call(move || remove::ordered(id))
 }
 
+/// The first half of [`remove()`]: asks a device to go. It and those below it wait for [`remove_asked`] or [`call_off`].
+///
+/// # Errors
+/// The refusal of the device or of one below it.
+pub fn ask(id: NodeId) -> Result<(), NtStatus> {
+    call(move || remove::ask(id))
+}
+
+/// The second half, after [`ask`].
+pub fn remove_asked(id: NodeId) {
+    call(move || remove::go(id));
+}
+
+/// The removal that was asked for does not come.
+pub fn call_off(id: NodeId) {
+    call(move || remove::call_off(id));
+}
+
 /// As [`remove()`], and keeps it so over a boot.
 ///
 /// # Errors

@@ -166,13 +166,33 @@ fn query(order: &[NodeId]) -> Result<(), NtStatus> {
         with_node(id, |n| n.state = State::RemoveQueried);
     }
     let Some(status) = refusal else { return Ok(()) };
+    cancel(&asked);
+    Err(status)
+}
+
+/// Tells devices that were asked that it is off.
+fn cancel(asked: &[NodeId]) {
     for &id in asked.iter().rev() {
         let Some(pdo) = with_node(id, |n| n.pdo) else { continue };
         // SAFETY: the node holds a reference to its device.
         unsafe { send::simple(pdo, mn::CANCEL_REMOVE_DEVICE) };
         with_node(id, |n| n.state = State::Started);
     }
-    Err(status)
+}
+
+/// The first half of an orderly removal: all agree, or nothing happens.
+///
+/// # Errors
+/// The first refusal.
+pub(crate) fn ask(id: NodeId) -> Result<(), NtStatus> {
+    query(&subtree(id))
+}
+
+/// The removal that all have agreed to does not come.
+pub(crate) fn call_off(id: NodeId) {
+    let mut asked = subtree(id);
+    asked.retain(|id| with_node(*id, |n| n.state) == Some(State::RemoveQueried));
+    cancel(&asked);
 }
 
 /// An orderly removal: all agree, or nothing happens.
@@ -180,16 +200,20 @@ fn query(order: &[NodeId]) -> Result<(), NtStatus> {
 /// # Errors
 /// The first refusal.
 pub(crate) fn ordered(id: NodeId) -> Result<(), NtStatus> {
-    let order = subtree(id);
-    query(&order)?;
-    for below in order {
+    ask(id)?;
+    go(id);
+    Ok(())
+}
+
+/// The second half of an orderly removal.
+pub(crate) fn go(id: NodeId) {
+    for below in subtree(id) {
         if below != id {
             // What is below a removed device is gone with it: its bus has no driver any more.
             with_node(below, |n| n.present = false);
         }
         remove_one(below);
     }
-    Ok(())
 }
 
 /// Ejects a device: asked, removed, then IRP_MN_EJECT to its bus, which is enumerated again.

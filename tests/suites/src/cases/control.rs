@@ -20,6 +20,7 @@ use crate::{check, fail};
 const SYNCHRONIZE: u32 = 0x0010_0000;
 const STATUS_INVALID_PARAMETER: i32 = 0xC000_000D_u32 as i32;
 const STATUS_ACCESS_DENIED: i32 = 0xC000_0022_u32 as i32;
+const STATUS_DEVICE_NOT_READY: i32 = 0xC000_00A3_u32 as i32;
 const STATUS_QUOTA_EXCEEDED: i32 = 0xC000_0044_u32 as i32;
 const STATUS_CANCELLED: i32 = 0xC000_0120_u32 as i32;
 const STATUS_DEVICE_REMOVED: i32 = 0xC000_02B6_u32 as i32;
@@ -83,6 +84,14 @@ pub const CASES: &[Case] = &[
         timeout_s: 60,
         setup: |_| Setup::one_disk(2),
         run: remove,
+    },
+    Case {
+        name: "control/leave",
+        summary: "Between the question whether the device may go and its removal nobody opens it; called off, it opens again",
+        quick: true,
+        timeout_s: 60,
+        setup: |_| Setup::one_disk(2),
+        run: leave,
     },
     Case {
         name: "control/suspend",
@@ -450,6 +459,42 @@ fn remove(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
         "the removal does not go on after the close"
     );
     ctx.want("reads ended by the removal", 2);
+    Ok(())
+}
+
+fn leave(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
+    let id = bus().ok_or("there is no platform device")?.id;
+    let path = link()?;
+    for round in 0..4 {
+        let mut program = Program::open()?;
+        program.good(ctx, kind::WATCH, 0, b"data/w\0t\0")?;
+        while program.take()?.is_some() {}
+        // The watch's first event may still be on its way.
+        ctx.world.sleep_ms(50);
+        let read = program.file.read(4096).map_err(|status| format!("a read is refused: {status:#x}"))?;
+        check!(control::ask(id).is_err(), "round {round}: the device agrees to go although a program has it open");
+        check!(bus().is_some_and(|node| node.state == State::Started), "round {round}: a refusal is not called off");
+        // A program that is told of the question ends what waits, and closes.
+        read.cancel();
+        drop(read);
+        program.good(ctx, kind::READ, 0, b"name\0")?;
+        drop(program);
+        control::ask(id).map_err(|status| format!("round {round}: nobody has it open, and it stays: {status:#x}"))?;
+        for _ in 0..3 {
+            let opened = UserFile::open(&path, GENERIC_READ | GENERIC_WRITE, Token::Administrator).err();
+            check!(opened == Some(STATUS_DEVICE_NOT_READY), "round {round}: opened while it leaves: {opened:x?}");
+            ctx.count("opens refused", 1);
+        }
+        if round < 3 {
+            control::call_off(id);
+            check!(bus().is_some_and(|node| node.state == State::Started), "round {round}: it is not called off");
+            driver_is_well(ctx)?;
+        }
+    }
+    control::remove_asked(id);
+    check!(user::interfaces(CLASS).is_empty(), "the interface of a device that is gone is offered");
+    check!(bus().is_some_and(|node| node.state == State::Removed), "the device that agreed to go is there");
+    ctx.want("opens refused", 12);
     Ok(())
 }
 
