@@ -2,7 +2,7 @@
 //! <https://learn.microsoft.com/windows-hardware/drivers/devtest/bcdedit--set> and the pages beside it.
 
 use crate::error::{Error, Result};
-use crate::output;
+use crate::output::{self, Object};
 use crate::store::{Id, Store};
 use crate::tool::{self, BitLocker, Tool};
 
@@ -20,7 +20,11 @@ impl<'t, T: Tool + ?Sized> Bcd<'t, T> {
         Self { tool }
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<String> {
+    /// Runs `bcdedit`; what it printed.
+    ///
+    /// # Errors
+    /// [`Error::Program`], [`Error::Refused`].
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let output = self.tool.bcdedit(arguments).map_err(|error| Error::Program("bcdedit", error))?;
         if output.code == Some(0) {
             return Ok(output.text);
@@ -34,7 +38,15 @@ impl<'t, T: Tool + ?Sized> Bcd<'t, T> {
     /// # Errors
     /// [`Error::Program`], [`Error::Refused`], [`Error::Output`], [`Error::NoManager`].
     pub fn read(&self) -> Result<Store> {
-        Store::parse(&self.run(&["/enum", "all", "/v"])?)
+        Store::new(&self.objects()?)
+    }
+
+    /// Reads everything that is in it.
+    ///
+    /// # Errors
+    /// As for [`Bcd::read`].
+    pub fn objects(&self) -> Result<Vec<Object>> {
+        output::objects(&self.run(&["/enum", "all", "/v"])?)
     }
 
     /// The running Windows' entry.
@@ -56,17 +68,18 @@ impl<'t, T: Tool + ?Sized> Bcd<'t, T> {
         output::identifier_in(&text).ok_or(Error::NotDone("it names no copy"))
     }
 
-    /// Sets an entry's load options; `None` removes them.
+    /// Sets an entry's load options; empty ones are removed.
     ///
     /// # Errors
     /// [`Error::Refused`]; [`Error::NotDone`]: they are others when they are read back.
-    pub fn set_load_options(&self, id: &Id, options: Option<&str>) -> Result<()> {
-        match options {
-            Some(options) => self.run(&["/set", id.as_str(), "loadoptions", options])?,
-            None => self.run(&["/deletevalue", id.as_str(), "loadoptions"])?,
-        };
+    pub fn set_load_options(&self, id: &Id, options: &str) -> Result<()> {
+        if options.is_empty() {
+            self.run(&["/deletevalue", id.as_str(), "loadoptions"])?;
+        } else {
+            self.run(&["/set", id.as_str(), "loadoptions", options])?;
+        }
         let store = self.read()?;
-        let found = store.entry(id).and_then(|entry| entry.load_options.as_deref());
+        let found = store.entry(id).and_then(|entry| entry.load_options.as_deref()).unwrap_or_default();
         if found == options { Ok(()) } else { Err(Error::NotDone("the load options are not what was set")) }
     }
 

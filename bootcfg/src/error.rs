@@ -39,6 +39,8 @@ pub enum Error {
     NoEntry,
     /// The entry is there, and somebody has changed its options so that it does not ask for paravirtual devices.
     Edited(Id),
+    /// The entry's options have letters that `bcdedit` does not print as they are: written back they would be others.
+    Letters(Id),
     /// The next boot is somebody else's: Windows Update, recovery, an administrator.
     Taken(Id),
     /// What was to be remembered cannot be written.
@@ -92,6 +94,11 @@ impl fmt::Display for Error {
             Self::Edited(id) => {
                 write!(f, "the boot entry {id} does not have the option GPLPV any more, or has NOGPLPV")
             }
+            Self::Letters(id) => write!(
+                f,
+                "the load options of the boot entry {id} have letters that bcdedit does not print as they are, so they are \
+                 left alone; give it options in plain letters: bcdedit /set {id} loadoptions \"...\""
+            ),
             Self::Taken(id) => write!(f, "the next boot is already given to the boot entry {id}"),
             Self::Memory(error) => write!(f, "what was changed cannot be recorded: {error}"),
         }

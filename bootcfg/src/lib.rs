@@ -7,6 +7,7 @@
 //! - [`options`]: the words of a boot entry's load options.
 //! - [`output`]: what `bcdedit /enum` prints, in any language.
 //! - [`store`]: the entries that matter here, and what is to be known of them.
+//! - [`process`]: programs of Windows, with a limit to their time.
 //! - [`tool`]: `bcdedit` and `manage-bde` behind a trait, so that everything else runs anywhere.
 //! - [`bcd`]: the changes, one command each, read back where much depends on it.
 //! - [`registry`]: where it is kept what was changed.
@@ -17,6 +18,7 @@ pub mod arm;
 pub mod bcd;
 pub mod options;
 pub mod output;
+pub mod process;
 pub mod registry;
 pub mod setup;
 pub mod store;

@@ -1,7 +1,7 @@
 //! What `bcdedit /enum ... /v` prints.
 //!
-//! An object is a heading, a line of dashes as long as the heading, and one line an element: the element's name, blanks
-//! up to column 24, its value. Further values of a list stand below, each behind 24 blanks. An empty line ends the object.
+//! An object is a heading, a line of dashes, and one line an element: the element's name, blanks up to column 24 of the screen,
+//! its value. Further values of a list stand below, each behind 24 blanks. An empty line ends the object.
 //!
 //! Windows translates the headings, the name of the first element (`identifier`, `Bezeichner`, ...) and the values that
 //! stand for yes and no; the other names are the same everywhere. So the first line below the dashes is the

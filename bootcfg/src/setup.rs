@@ -68,6 +68,30 @@ fn memory_error(error: io::Error) -> Error {
     Error::Memory(error)
 }
 
+/// An entry's options, if they can be written back as they are. A letter that the console's code page lacks is printed as a
+/// question mark.
+fn readable(entry: &Entry) -> Result<&str> {
+    let options = entry.load_options.as_deref().unwrap_or_default();
+    if options.is_ascii() && !options.contains('?') { Ok(options) } else { Err(Error::Letters(entry.id.clone())) }
+}
+
+/// The options with which an entry asks for `mode`; `None`: it does.
+fn changed(entry: &Entry, mode: Mode) -> Result<Option<String>> {
+    let word = if mode == Mode::Emulated { EMULATED } else { PARAVIRTUAL };
+    if entry.mode() == mode { Ok(None) } else { Ok(Some(options::with(readable(entry)?, word))) }
+}
+
+/// What the options of the recorded entry become without the word that it was given: what they were, or, where somebody
+/// changed them since, those without the word. `None`: they stay.
+fn restored(entry: &Entry, record: &Record) -> Result<Option<String>> {
+    let original = record.load_options.as_deref().unwrap_or_default();
+    if options::mode(original) == Mode::Emulated || entry.mode() != Mode::Emulated {
+        return Ok(None);
+    }
+    let unchanged = entry.load_options.as_deref() == Some(options::with(original, EMULATED).as_str());
+    Ok(Some(if unchanged { original.to_owned() } else { options::without(readable(entry)?) }))
+}
+
 /// Makes the two entries of the running Windows, or puts right what is there. `drive` is the system drive, `C:`.
 ///
 /// # Errors
@@ -87,14 +111,31 @@ pub fn set_up<T: Tool + ?Sized, M: Memory + ?Sized>(bcd: &Bcd<'_, T>, memory: &M
         return Err(Error::DefaultParavirtual(default.id.clone()));
     }
     let found = made_before(&store, default, recorded.as_ref());
-    let done = default.mode() == Mode::Emulated && found.is_some_and(|entry| entry.mode() == Mode::Paravirtual);
-    if !done {
+    let emulated = changed(default, Mode::Emulated)?;
+    let copied = match found {
+        Some(entry) => changed(entry, Mode::Paravirtual)?,
+        None => Some(options::with(readable(default)?, PARAVIRTUAL)),
+    };
+    // Another entry was the default until now: it gets back what it had.
+    let former = recorded.as_ref().filter(|record| record.default != default.id);
+    let back = match former.and_then(|record| Some((store.entry(&record.default)?, record))) {
+        Some((entry, record)) => restored(entry, record)?.map(|options| (entry, options)),
+        None => None,
+    };
+    if emulated.is_some() || copied.is_some() || back.is_some() {
         bcd.check_bit_locker(drive)?;
+    }
+    if let Some((entry, options)) = back {
+        bcd.set_load_options(&entry.id, &options)?;
     }
     // What is recorded of this default stands: its options may be changed already.
     let mut record = match recorded {
         Some(record) if record.default == default.id => record,
-        _ => Record { default: default.id.clone(), load_options: default.load_options.clone(), paravirtual: None },
+        _ => Record {
+            default: default.id.clone(),
+            load_options: default.load_options.clone(),
+            paravirtual: found.map(|entry| entry.id.clone()),
+        },
     };
     memory.remember(&record).map_err(memory_error)?;
     let paravirtual = match found {
@@ -105,13 +146,11 @@ pub fn set_up<T: Tool + ?Sized, M: Memory + ?Sized>(bcd: &Bcd<'_, T>, memory: &M
         record.paravirtual = Some(paravirtual.clone());
         memory.remember(&record).map_err(memory_error)?;
     }
-    let before = |entry: &Entry| entry.load_options.clone().unwrap_or_default();
-    if found.is_none_or(|entry| entry.mode() != Mode::Paravirtual) {
-        let options = before(found.unwrap_or(default));
-        bcd.set_load_options(&paravirtual, Some(&options::with(&options, PARAVIRTUAL)))?;
+    if let Some(options) = copied {
+        bcd.set_load_options(&paravirtual, &options)?;
     }
-    if default.mode() != Mode::Emulated {
-        bcd.set_load_options(&default.id, Some(&options::with(&before(default), EMULATED)))?;
+    if let Some(options) = emulated {
+        bcd.set_load_options(&default.id, &options)?;
     }
     let other = |entry: &&Entry| {
         entry.same_system(default)
@@ -124,7 +163,8 @@ pub fn set_up<T: Tool + ?Sized, M: Memory + ?Sized>(bcd: &Bcd<'_, T>, memory: &M
 
 /// The paravirtual entry's name. A description in another alphabet does not come through `bcdedit` unharmed.
 fn name(description: &str) -> String {
-    let plain = !description.is_empty() && description.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    let plain = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'?';
+    let plain = !description.is_empty() && description.bytes().all(plain);
     format!("{}{SUFFIX}", if plain { description } else { "Windows" })
 }
 
@@ -140,31 +180,34 @@ pub fn take_down<T: Tool + ?Sized, M: Memory + ?Sized>(bcd: &Bcd<'_, T>, memory:
         Some(default) => made_before(&store, default, Some(&record)),
         None => record.paravirtual.as_ref().and_then(|id| store.entry(id)),
     };
-    if default.is_some_and(|entry| entry.mode() == Mode::Emulated) || made.is_some() {
+    let back = match default {
+        Some(default) => restored(default, &record)?,
+        None => None,
+    };
+    if back.is_some() || made.is_some() {
         bcd.check_bit_locker(drive)?;
     }
+    let is_default = made.is_some_and(|made| store.default.as_ref() == Some(&made.id));
     if let Some(made) = made {
         bcd.clear_next(&made.id)?;
-        if store.default.as_ref() == Some(&made.id) {
-            let Some(default) = default else { return Err(Error::NoDefault) };
-            bcd.set_default(&default.id)?;
-        }
     }
     if let Some(default) = default {
-        let found = default.load_options.as_deref();
-        let original = record.load_options.as_deref();
-        if found == Some(options::with(original.unwrap_or_default(), EMULATED).as_str()) {
-            if found != original {
-                bcd.set_load_options(&default.id, original)?;
-            }
-        } else if let Some(found) = found.filter(|found| options::mode(found) == Mode::Emulated) {
-            // Somebody else's words were added since: they stay.
-            let rest = options::without(found);
-            bcd.set_load_options(&default.id, (!rest.is_empty()).then_some(rest.as_str()))?;
+        if is_default {
+            bcd.set_default(&default.id)?;
+        }
+        if let Some(options) = back {
+            bcd.set_load_options(&default.id, &options)?;
         }
     }
     if let Some(made) = made {
-        bcd.delete(&made.id)?;
+        // Where somebody deleted the entry that was the default, this one may be what starts Windows: it stays, with
+        // neither word.
+        let others = store.entries.iter().any(|entry| entry.id != made.id && entry.same_system(made));
+        if default.is_some() || (others && !is_default) {
+            bcd.delete(&made.id)?;
+        } else if [Mode::Paravirtual, Mode::Emulated].contains(&made.mode()) {
+            bcd.set_load_options(&made.id, &options::without(readable(made)?))?;
+        }
     }
     memory.forget().map_err(memory_error)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::options::{self, Mode};
-use crate::output::{self, Object};
+use crate::output::Object;
 
 /// Names that `bcdedit` knows beside GUIDs, where it prints them without `/v`.
 /// <https://learn.microsoft.com/windows-hardware/drivers/devtest/boot-options-identifiers>
@@ -109,12 +109,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// From the output of `bcdedit /enum all /v`.
+    /// From the objects of `bcdedit /enum all /v`.
     ///
     /// # Errors
-    /// [`Error::Output`], [`Error::NoManager`].
-    pub fn parse(text: &str) -> Result<Self> {
-        let objects = output::objects(text)?;
+    /// [`Error::NoManager`].
+    pub fn new(objects: &[Object]) -> Result<Self> {
         let is_manager = |object: &&Object| [BOOT_MANAGER, "{bootmgr}"].contains(&object.id.as_str());
         let manager = objects.iter().find(is_manager).ok_or(Error::NoManager)?;
         let ids = |name| manager.values(name).iter().filter_map(|value| Id::parse(value)).collect();

@@ -3,8 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::process;
+
+/// How long one may take: `manage-bde` asks a service of Windows, which may be busy or broken.
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// What a program left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +71,7 @@ impl Programs {
     }
 
     fn run(&self, name: &str, arguments: &[&str]) -> io::Result<Output> {
-        let output = Command::new(self.folder.join(name)).args(arguments).output()?;
+        let output = process::output(Command::new(self.folder.join(name)).args(arguments), LIMIT)?;
         // It is printed in the console's code page. What is read of it is ASCII.
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stderr));

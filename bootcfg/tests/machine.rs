@@ -102,7 +102,8 @@ fn beginnings() -> Vec<Machine> {
     };
     let mut german = Machine::installed();
     german.language = Language::German;
-    vec![Machine::installed(), german, with("DEBUGPORT=COM1"), with("/GPLPV x"), with("NOGPLPV")]
+    let user = ["DEBUGPORT=COM1", "/GPLPV x", "NOGPLPV", "a NOGPLPV b"].map(with);
+    [Machine::installed(), german].into_iter().chain(user).collect()
 }
 
 /// What must hold whenever the machine is switched on and is not armed: the entry that was the default starts, with the
@@ -120,7 +121,7 @@ fn made_and_taken_away_leaves_nothing() {
         let computer = Computer::new(beginning.clone());
         let made = computer.set_up().unwrap();
         assert_eq!(made.emulated.as_str(), FIRST);
-        assert!(computer.next_boot().1.ends_with("NOGPLPV"));
+        assert!(computer.next_boot().1.contains(" NOGPLPV"));
         arm(&Bcd::new(&computer), &made.paravirtual, Some(DRIVE)).unwrap();
         let (id, options) = computer.next_boot();
         assert_eq!(id, made.paravirtual.as_str());
@@ -150,7 +151,7 @@ fn a_power_cut_between_any_two_steps_is_mended_by_running_again() {
             let loaders =
                 computer.machine.borrow().objects().iter().filter(|object| object.kind == Kind::Loader).count();
             assert_eq!(loaders, 2, "one entry is made, however often it is tried");
-            assert!(computer.options(FIRST)[0].ends_with("NOGPLPV"));
+            assert!(computer.options(FIRST)[0].contains("NOGPLPV"));
             // And the other way round.
             computer.left.set(Some(left));
             let second = computer.take_down();
@@ -196,22 +197,93 @@ fn what_a_user_changed_since_stays() {
     assert_eq!(computer.next_boot().0, FIRST);
 }
 
+/// Another entry of the same Windows.
+const OTHER: &str = "{b33f0001-1d2c-11ee-9c43-9f5d2c8a0009}";
+
+fn put_other(machine: &mut Machine, description: &str, options: &[&str]) {
+    for (name, value) in [("description", description), ("osdevice", "partition=C:"), ("systemroot", r"\WINDOWS")] {
+        machine.put(OTHER, Kind::Loader, name, &[value]);
+    }
+    machine.put(OTHER, Kind::Loader, "loadoptions", options);
+}
+
+#[test]
+fn another_default_gets_the_option_and_the_former_one_loses_it() {
+    let mut machine = Machine::installed();
+    machine.put(FIRST, Kind::Loader, "loadoptions", &["DEBUGPORT=COM1"]);
+    put_other(&mut machine, "Windows 10 again", &["MAXPROC"]);
+    let mut expected = machine.clone();
+    expected.put(BOOT_MANAGER, Kind::Manager, "default", &[OTHER]);
+    for left in 0.. {
+        let computer = Computer::new(machine.clone());
+        let made = computer.set_up().unwrap();
+        computer.machine.borrow_mut().put(BOOT_MANAGER, Kind::Manager, "default", &[OTHER]);
+        computer.left.set(Some(left));
+        let cut = computer.set_up().is_err();
+        computer.left.set(None);
+        let again = computer.set_up().unwrap();
+        assert_eq!((again.emulated.as_str(), &again.paravirtual), (OTHER, &made.paravirtual));
+        assert_eq!(
+            (computer.options(FIRST)[0].as_str(), computer.options(OTHER)[0].as_str()),
+            ("DEBUGPORT=COM1", "MAXPROC NOGPLPV")
+        );
+        computer.take_down().unwrap();
+        assert_eq!(computer.machine.borrow().objects(), expected.objects(), "cut after {left}");
+        if !cut {
+            assert!(left > 2, "only {left} cuts");
+            break;
+        }
+    }
+}
+
+#[test]
+fn the_only_entry_of_a_windows_is_never_deleted() {
+    for is_default in [true, false] {
+        let computer = Computer::new(Machine::installed());
+        let made = computer.set_up().unwrap().paravirtual;
+        let mut machine = computer.machine.borrow_mut();
+        assert_eq!(machine.bcdedit(&["/delete", FIRST, "/cleanup"]).code, 0);
+        if is_default {
+            machine.put(BOOT_MANAGER, Kind::Manager, "default", &[made.as_str()]);
+        }
+        drop(machine);
+        computer.take_down().unwrap();
+        assert_eq!(computer.options(made.as_str()), [""; 0]);
+        assert_eq!(computer.machine.borrow().get(made.as_str(), "systemroot"), [r"\Windows"]);
+        assert!(computer.record.borrow().is_none());
+    }
+}
+
+#[test]
+fn options_that_do_not_come_through_are_not_written_back() {
+    for options in ["NOTE=\u{fffd}", "NOTE=\u{fc}", "NOTE=?"] {
+        let mut machine = Machine::installed();
+        machine.put(FIRST, Kind::Loader, "loadoptions", &[options]);
+        let computer = Computer::new(machine.clone());
+        computer.left.set(Some(0));
+        assert!(matches!(computer.set_up(), Err(Error::Letters(id)) if id.as_str() == FIRST));
+        assert_eq!(computer.machine.borrow().objects(), machine.objects());
+        // Somebody gave the entry such options since.
+        let computer = Computer::new(Machine::installed());
+        computer.set_up().unwrap();
+        let changed = format!("{options} NOGPLPV");
+        computer.machine.borrow_mut().put(FIRST, Kind::Loader, "loadoptions", &[changed.as_str()]);
+        assert!(matches!(computer.take_down(), Err(Error::Letters(_))));
+        assert_eq!(computer.options(FIRST), [changed]);
+        computer.machine.borrow_mut().put(FIRST, Kind::Loader, "loadoptions", &["plain NOGPLPV"]);
+        computer.take_down().unwrap();
+        assert_eq!(computer.options(FIRST), ["plain"]);
+    }
+}
+
 #[test]
 fn entries_of_older_drivers_are_told_and_left() {
     let mut machine = Machine::installed();
-    let old = "{b33f0001-1d2c-11ee-9c43-9f5d2c8a0009}";
-    for (name, value) in [
-        ("description", "Windows 10 with GPLPV"),
-        ("osdevice", "partition=C:"),
-        ("systemroot", r"\WINDOWS"),
-        ("loadoptions", "/GPLPV"),
-    ] {
-        machine.put(old, Kind::Loader, name, &[value]);
-    }
+    put_other(&mut machine, "Windows 10 with GPLPV", &["/GPLPV"]);
     let computer = Computer::new(machine.clone());
     let made = computer.set_up().unwrap();
-    assert_eq!(made.others, [Id::parse(old).unwrap()]);
-    assert_ne!(made.paravirtual.as_str(), old);
+    assert_eq!(made.others, [Id::parse(OTHER).unwrap()]);
+    assert_ne!(made.paravirtual.as_str(), OTHER);
     computer.take_down().unwrap();
     assert_eq!(computer.machine.borrow().objects(), machine.objects());
 }
@@ -266,7 +338,9 @@ fn another_system_as_the_default_is_refused() {
 
 #[test]
 fn the_name_is_one_that_comes_through() {
-    for (name, expected) in [("Windows 11", "Windows 11"), ("Windows 10 \u{fffd}", "Windows"), ("", "Windows")] {
+    for (name, expected) in
+        [("Windows 11", "Windows 11"), ("Windows 10 \u{fffd}", "Windows"), ("??? 10", "Windows"), ("", "Windows")]
+    {
         let mut machine = Machine::installed();
         machine.put(FIRST, Kind::Loader, "description", &[name]);
         let computer = Computer::new(machine);

@@ -1,19 +1,28 @@
 //! Outputs of `bcdedit`, ordinary and odd: what is read of them, and what may be done.
 
 use bootcfg::arm::check;
+use bootcfg::output::objects;
 use bootcfg::{Entry, Error, Id, Mode, Store};
 
-const FIRST: &str = "{5189b25c-5558-4bf2-bca4-289b11bd29e2}";
-const SECOND: &str = "{5189b25c-5558-4bf2-bca4-289b11bd29e3}";
-const THIRD: &str = "{5189b25c-5558-4bf2-bca4-289b11bd29e4}";
+const FIRST: &str = "{5d1f7c2a-30b6-4c58-9e04-8a61d3f7c4e2}";
+const SECOND: &str = "{5d1f7c2a-30b6-4c58-9e04-8a61d3f7c4e3}";
+const THIRD: &str = "{5d1f7c2a-30b6-4c58-9e04-8a61d3f7c4e4}";
 
 fn id(text: &str) -> Id {
     Id::parse(text).unwrap()
 }
 
-fn store(name: &str) -> Store {
+fn text(name: &str) -> String {
     let path = format!("{}/tests/recorded/{name}.txt", env!("CARGO_MANIFEST_DIR"));
-    Store::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn parsed(text: &str) -> Store {
+    Store::new(&objects(text).unwrap()).unwrap()
+}
+
+fn store(name: &str) -> Store {
+    parsed(&text(name))
 }
 
 fn ids(entries: &[Entry]) -> Vec<&str> {
@@ -30,8 +39,33 @@ fn an_ordinary_store_is_the_same_in_every_language() {
     assert_eq!(ids(&plain.entries), [FIRST]);
     assert_eq!(plain.entries[0].description, "Windows 10");
     assert_eq!((plain.entries[0].load_options.as_deref(), plain.entries[0].mode()), (None, Mode::Unsaid));
-    for language in ["german", "japanese"] {
+    for language in ["german", "japanese", "chinese"] {
         assert_eq!(store(language), plain, "{language}");
+    }
+}
+
+#[test]
+fn what_is_no_windows_is_no_entry() {
+    let french = store("french");
+    assert_eq!((french.default.clone(), ids(&french.entries)), (Some(id(FIRST)), vec![FIRST]));
+    assert_eq!(french.display_order.len(), 2);
+    assert_eq!(french.entries[0].mode(), Mode::Emulated);
+    let all = objects(&text("french")).unwrap();
+    assert_eq!(all.len(), 8);
+    assert!(all[7].elements.is_empty(), "bad memory has no elements");
+}
+
+/// The console's code page is not asked for: its letters become others, and nothing else does.
+#[test]
+fn letters_that_do_not_come_through_change_nothing() {
+    for language in ["german", "japanese", "chinese", "french"] {
+        let text = text(language);
+        assert!(!text.is_ascii(), "{language}");
+        for other in ["\u{fffd}", "?", "{x", "}\u{fffd}"] {
+            let changed: String =
+                text.chars().map(|letter| if letter.is_ascii() { letter.to_string() } else { other.into() }).collect();
+            assert_eq!(parsed(&changed), parsed(&text), "{language} with {other}");
+        }
     }
 }
 

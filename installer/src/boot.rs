@@ -3,7 +3,7 @@
 use std::io;
 
 use bootcfg::registry::Registry;
-use bootcfg::{Error, Tool, output};
+use bootcfg::{Bcd, Error, Tool};
 
 use crate::machine::{Machine, Value};
 
@@ -74,36 +74,30 @@ impl<M: Machine> Registry for ControlSet<'_, M> {
     }
 }
 
-fn bcdedit(tool: &dyn Tool, arguments: &[&str]) -> Result<String, Error> {
-    let output = tool.bcdedit(arguments).map_err(|error| Error::Program("bcdedit", error))?;
-    if output.code == Some(0) {
-        return Ok(output.text);
-    }
-    let said = output.text.split_whitespace().collect::<Vec<_>>().join(" ");
-    Err(Error::Refused { arguments: arguments.join(" "), said })
-}
+/// An element that says nothing of what it is: its values are translated.
+const TEST_SIGNING: &str = "testsigning";
 
-/// Whether the running Windows' entry says anything about the test mode. Its answer, yes or no, is translated and not
-/// looked at: one that is there is left as it is unless it is set.
+/// Whether an entry says anything about the test mode. Its answer, yes or no, is not looked at: one that is there is left as it
+/// is unless it is set.
 ///
 /// # Errors
 /// What `bcdedit` refuses.
-pub fn test_signing(tool: &dyn Tool) -> Result<bool, Error> {
-    let text = bcdedit(tool, &["/enum", "{current}", "/v"])?;
-    Ok(output::objects(&text)?.iter().any(|object| object.value("testsigning").is_some()))
+pub fn test_signing(tool: &dyn Tool, entry: &str) -> Result<bool, Error> {
+    let objects = Bcd::new(tool).objects()?;
+    let entry = objects.iter().find(|object| object.id.as_str() == entry);
+    Ok(entry.is_some_and(|entry| entry.value(TEST_SIGNING).is_some()))
 }
 
-/// Sets an entry's test mode, or takes its element away.
+/// Sets an entry's test mode, or takes its element away. An entry that is not there has none.
 ///
 /// # Errors
 /// What `bcdedit` refuses.
 pub fn set_test_signing(tool: &dyn Tool, entry: &str, on: bool) -> Result<(), Error> {
     if on {
-        return bcdedit(tool, &["/set", entry, "testsigning", "on"]).map(drop);
+        return Bcd::new(tool).run(&["/set", entry, TEST_SIGNING, "on"]).map(drop);
     }
-    let text = bcdedit(tool, &["/enum", entry, "/v"])?;
-    if output::objects(&text)?.iter().any(|object| object.value("testsigning").is_some()) {
-        bcdedit(tool, &["/deletevalue", entry, "testsigning"])?;
+    if test_signing(tool, entry)? {
+        Bcd::new(tool).run(&["/deletevalue", entry, TEST_SIGNING])?;
     }
     Ok(())
 }

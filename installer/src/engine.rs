@@ -10,7 +10,7 @@ use crate::inf::Version;
 use crate::machine::{Machine, Value};
 use crate::manifest::{self, Before, Goal, Manifest, Record, unfinished};
 use crate::package::{Package, join};
-use crate::plan::{Choice, SERVICE, UNINSTALLER, plan};
+use crate::plan::{Choice, SERVICE, SERVICE_NAME, UNINSTALLER, plan};
 use crate::step::{Restart, Step};
 
 /// The service of `xenhide`; what it did in this boot, and what it may do.
@@ -81,13 +81,17 @@ pub fn install(
             machine.note("an uninstallation was not finished; finishing it first");
             match uninstall(machine, root)? {
                 Uninstalled::Whole { restart: needed } => restart |= needed,
-                Uninstalled::AfterRestart => return Ok(true),
+                Uninstalled::AfterRestart => {
+                    machine.note("nothing is installed by this run: restart Windows, then run it again");
+                    return Ok(true);
+                }
             }
             None
         }
         found => found,
     };
-    let steps = plan(machine, package, root, choice).map_err(step_error("reading the package".into()))?;
+    let steps = plan(machine, package, root, choice)
+        .map_err(step_error("looking at the package and the boot entries".into()))?;
     let mut manifest = match found {
         Some(mut found) => {
             machine.note(&format!(
@@ -135,7 +139,7 @@ pub fn install(
     Ok(restart)
 }
 
-/// A program that runs cannot be replaced. The service's step starts it again.
+/// A program that runs cannot be replaced. The service's step starts it again; what an administrator has set for it stays.
 fn stop_service(machine: &impl Machine, manifest: &Manifest, steps: &[Step]) -> Result<(), Error> {
     let Some(old) = manifest.records.iter().find(|record| matches!(record.step, Step::Service { .. })) else {
         return Ok(());
@@ -151,7 +155,7 @@ fn stop_service(machine: &impl Machine, manifest: &Manifest, steps: &[Step]) -> 
         return Ok(());
     }
     machine.note("stopping the service");
-    old.step.undo(machine, &old.before).map(drop).map_err(step_error("stopping the service".into()))
+    machine.stop_service(SERVICE_NAME).map_err(step_error("stopping the service".into()))
 }
 
 /// Undoes what an earlier version or choice had and this one has not.
@@ -168,7 +172,7 @@ fn drop_unwanted(
         let record = &manifest.records[at];
         // The test mode is given up by an uninstallation alone, and whoever uninstalls needs the uninstaller.
         let kept = match &record.step {
-            Step::TestSigning => true,
+            Step::TestSigning { .. } => true,
             Step::File { from, .. } => from == UNINSTALLER,
             _ => false,
         };
@@ -233,8 +237,10 @@ fn remove_root(machine: &impl Machine, root: &str) -> Result<(), Error> {
 }
 
 /// The first half of an uninstallation in a boot that runs from the paravirtual disk, whose driver cannot go now: has the
-/// next boot use the emulated devices, and has the second half follow it.
+/// next boot use the emulated devices, and has the second half follow it. Before anything makes the next boot an emulated one,
+/// it is on the disk that the drivers of the emulated disks start.
 fn leave_paravirtual(machine: &impl Machine, manifest: &mut Manifest, root: &str) -> Result<(), Error> {
+    let flush = || machine.flush_registry().map_err(step_error("writing the registry to the disk".into()));
     machine.note("Windows runs from its paravirtual devices; the rest goes after a restart");
     let command = format!("\"{}\" /S", join(root, UNINSTALLER));
     let at_logon = Value::Text(command.clone());
@@ -250,21 +256,25 @@ fn leave_paravirtual(machine: &impl Machine, manifest: &mut Manifest, root: &str
     if let Err(error) = start.schedule(machine) {
         machine.note(&format!("{}: {error}; the rest goes when an administrator logs on", start.subject()));
     }
-    for record in manifest.records.iter().rev() {
-        if matches!(record.step, Step::Service { .. } | Step::BootEntries { .. }) {
-            let subject = record.step.subject();
-            machine.note(&format!("undo: {subject}"));
-            record.step.undo(machine, &record.before).map_err(step_error(subject))?;
-        }
-    }
-    for name in ["Disks", "Nics"] {
-        if machine.has_key(HIDE_PARAMETERS) {
-            machine.set_value(HIDE_PARAMETERS, name, &Value::Number(0)).map_err(step_error(HIDE_PARAMETERS.into()))?;
-        }
-    }
     for driver in EMULATED {
         let key = format!(r"SYSTEM\CurrentControlSet\Services\{driver}\StartOverride");
         machine.remove_tree(&key).map_err(step_error(key))?;
     }
-    machine.flush_registry().map_err(step_error("writing the registry to the disk".into()))
+    flush()?;
+    // The service first: it would arm the next boot again.
+    let undo = |is_one: fn(&Step) -> bool| {
+        manifest.records.iter().filter(|record| is_one(&record.step)).try_for_each(|record| {
+            let subject = record.step.subject();
+            machine.note(&format!("undo: {subject}"));
+            record.step.undo(machine, &record.before).map(drop).map_err(step_error(subject))
+        })
+    };
+    undo(|step| matches!(step, Step::Service { .. }))?;
+    if machine.has_key(HIDE_PARAMETERS) {
+        for name in ["Disks", "Nics"] {
+            machine.set_value(HIDE_PARAMETERS, name, &Value::Number(0)).map_err(step_error(HIDE_PARAMETERS.into()))?;
+        }
+    }
+    undo(|step| matches!(step, Step::BootEntries { .. }))?;
+    flush()
 }

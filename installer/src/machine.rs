@@ -162,6 +162,12 @@ pub trait Machine {
     /// Windows refuses.
     fn remove_devices(&self, enumerator: &str, service: &str) -> io::Result<bool>;
 
+    /// Stops a service, and waits until it has. One that does not run has stopped.
+    ///
+    /// # Errors
+    /// Windows refuses; it does not stop.
+    fn stop_service(&self, name: &str) -> io::Result<()>;
+
     /// Removes a service from the service manager.
     ///
     /// # Errors
@@ -197,9 +203,6 @@ pub trait Machine {
 
     /// Where Windows' own programs are: `C:\Windows\System32`.
     fn system_folder(&self) -> String;
-
-    /// `%ProgramData%`.
-    fn program_data(&self) -> String;
 
     /// `bcdedit` and `manage-bde`.
     fn boot_tool(&self) -> &dyn bootcfg::Tool;

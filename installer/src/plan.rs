@@ -1,5 +1,6 @@
 //! Which steps an installation takes, in their order.
 
+use bootcfg::Bcd;
 use serde::{Deserialize, Serialize};
 
 use crate::inf::Version;
@@ -57,11 +58,13 @@ const DRIVERS: [(&str, Option<Component>); 5] = [
 
 /// The service's program.
 pub const SERVICE: &str = "shutdownmon.exe";
+/// The service's name.
+pub const SERVICE_NAME: &str = "shutdownmon";
 /// What takes everything away again. It comes with the installer, not with the package.
 pub const UNINSTALLER: &str = "uninstall.exe";
-/// The tool that carries network settings over, and the file of what it remembers below `%ProgramData%`.
+/// The tool that carries network settings over, and the file of what it remembers.
 pub const TOOL: &str = "xentool.exe";
-const NETWORK_SETTINGS: &str = r"Xen PV drivers\network.json";
+const NETWORK_SETTINGS: &str = "network.json";
 
 /// Where Windows lists what can be removed.
 /// <https://learn.microsoft.com/windows/win32/msi/uninstall-registry-key>
@@ -116,7 +119,7 @@ fn folders(root: &str, package: &Package) -> Vec<Step> {
 /// The steps that install `package` into `root`.
 ///
 /// # Errors
-/// A driver's INF cannot be read.
+/// A driver's INF cannot be read, or the boot configuration.
 pub fn plan(machine: &impl Machine, package: &Package, root: &str, choice: &Choice) -> std::io::Result<Vec<Step>> {
     let mut steps = listed(root, package.version, package.size());
     let file = |from: &str, sha256: &str| Step::File {
@@ -134,7 +137,8 @@ pub fn plan(machine: &impl Machine, package: &Package, root: &str, choice: &Choi
         }
     }
     if choice.test_signing {
-        steps.push(Step::TestSigning);
+        let entry = Bcd::new(machine.boot_tool()).current().map_err(std::io::Error::other)?;
+        steps.push(Step::TestSigning { entry: entry.to_string() });
     }
     for (driver, component) in DRIVERS {
         let wanted = component.is_none_or(|component| choice.components.contains(&component));
@@ -145,8 +149,7 @@ pub fn plan(machine: &impl Machine, package: &Package, root: &str, choice: &Choi
     }
     let wanted = |component, file| choice.components.contains(&component) && package.file(file).is_some();
     if wanted(Component::Network, TOOL) {
-        let state = format!(r"{}\{NETWORK_SETTINGS}", machine.program_data());
-        steps.push(Step::NetworkSettings { program: join(root, TOOL), state });
+        steps.push(Step::NetworkSettings { program: join(root, TOOL), state: join(root, NETWORK_SETTINGS) });
     }
     if wanted(Component::Service, SERVICE) {
         steps.push(Step::Service { program: join(root, SERVICE) });

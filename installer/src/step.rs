@@ -11,6 +11,7 @@ use crate::inf::Identity;
 use crate::machine::{CertificateStore, Machine, Output, StoredDriver, Value};
 use crate::manifest::{Before, put, unfinished};
 use crate::package::{self, Package, join};
+use crate::plan::SERVICE_NAME;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +55,10 @@ pub enum Step {
         sha256: String,
     },
     /// Windows' test mode.
-    TestSigning,
+    TestSigning {
+        /// The boot entry that is put into it. An uninstallation may run in the boot of another one.
+        entry: String,
+    },
     /// A driver package.
     Driver {
         /// Its name.
@@ -91,10 +95,6 @@ pub type Restart = bool;
 
 /// The enumerator of the devices that xenpci shows.
 const ENUMERATOR: &str = "XENPV";
-
-fn failed(error: &bootcfg::Error) -> io::Error {
-    io::Error::other(error.to_string())
-}
 
 /// The scheduled task of [`Step::Resume`].
 const TASK: &str = "Xen PV drivers uninstallation";
@@ -134,7 +134,7 @@ impl Step {
             Self::Folder { path } => format!("folder {path}"),
             Self::File { path, .. } => format!("file {path}"),
             Self::Certificate { store, sha256, .. } => format!("certificate {sha256} in {store:?}"),
-            Self::TestSigning => "Windows' test mode".into(),
+            Self::TestSigning { entry } => format!("Windows' test mode, boot entry {entry}"),
             Self::Driver { name, .. } => format!("driver {name}"),
             Self::NetworkSettings { .. } => "network settings".into(),
             Self::Service { .. } => "service".into(),
@@ -154,7 +154,9 @@ impl Step {
             Self::Value { key, name, .. } => machine.value(key, name)?.map_or(Before::Absent, Before::Value),
             Self::Folder { path } => there(machine.has_folder(path)),
             Self::Certificate { store, sha256, .. } => there(machine.has_certificate(*store, sha256)?),
-            Self::TestSigning => there(boot::test_signing(machine.boot_tool()).map_err(|error| failed(&error))?),
+            Self::TestSigning { entry } => {
+                there(boot::test_signing(machine.boot_tool(), entry).map_err(io::Error::other)?)
+            }
             // These are nobody else's: what lies there under their names is an earlier version.
             Self::File { .. }
             | Self::Driver { .. }
@@ -183,8 +185,8 @@ impl Step {
             Self::Certificate { store, file, sha256 } => {
                 machine.add_certificate(*store, &package.content(machine, file, sha256)?)?;
             }
-            Self::TestSigning => {
-                boot::set_test_signing(machine.boot_tool(), "{current}", true).map_err(|error| failed(&error))?;
+            Self::TestSigning { entry } => {
+                boot::set_test_signing(machine.boot_tool(), entry, true).map_err(io::Error::other)?;
                 return Ok(true);
             }
             Self::Driver { name, provider } => {
@@ -205,7 +207,7 @@ impl Step {
             Self::BootEntries { test_signing } => {
                 let tool = machine.boot_tool();
                 let made = setup::set_up(&Bcd::new(tool), &Kept(&ControlSet(machine)), &machine.system_drive());
-                let made = made.map_err(|error| failed(&error))?;
+                let made = made.map_err(io::Error::other)?;
                 machine.note(&format!("    {}: emulated devices (NOGPLPV), the default", made.emulated));
                 machine.note(&format!("    {}: paravirtual devices (GPLPV)", made.paravirtual));
                 for other in &made.others {
@@ -213,7 +215,7 @@ impl Step {
                         .note(&format!("    {other}: has GPLPV too and was not made by this setup; it is left alone"));
                 }
                 if *test_signing {
-                    boot::set_test_signing(tool, made.paravirtual.as_str(), true).map_err(|error| failed(&error))?;
+                    boot::set_test_signing(tool, made.paravirtual.as_str(), true).map_err(io::Error::other)?;
                 }
             }
         }
@@ -254,8 +256,8 @@ impl Step {
                 machine.remove_file(path)?;
             }
             Self::Certificate { store, sha256, .. } => machine.remove_certificate(*store, sha256)?,
-            Self::TestSigning => {
-                boot::set_test_signing(machine.boot_tool(), "{current}", false).map_err(|error| failed(&error))?;
+            Self::TestSigning { entry } => {
+                boot::set_test_signing(machine.boot_tool(), entry, false).map_err(io::Error::other)?;
                 return Ok(true);
             }
             Self::Driver { name, provider } => {
@@ -271,14 +273,14 @@ impl Step {
                     run(machine, program, &["network", "copy", "--to", "emulated", "--state", state])?;
                     machine.remove_file(state)?;
                 }
-                if let Some((folder, _)) = state.rsplit_once('\\') {
-                    machine.remove_folder(folder)?;
-                }
             }
             Self::Service { program } => {
-                // It may never have been put there.
                 if machine.read(program)?.is_some() {
                     run(machine, program, &["uninstall"])?;
+                } else {
+                    // It was never put there, or somebody took it away.
+                    machine.stop_service(SERVICE_NAME)?;
+                    machine.remove_service(SERVICE_NAME)?;
                 }
             }
             Self::Resume { .. } => {
@@ -293,7 +295,7 @@ impl Step {
             Self::BootEntries { .. } => {
                 let bcd = Bcd::new(machine.boot_tool());
                 setup::take_down(&bcd, &Kept(&ControlSet(machine)), &machine.system_drive())
-                    .map_err(|error| failed(&error))?;
+                    .map_err(io::Error::other)?;
             }
         }
         Ok(false)

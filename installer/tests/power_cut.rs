@@ -3,6 +3,7 @@
 
 mod machine;
 
+use bootcfg::Tool;
 use installer::check::X64;
 use installer::engine::{Uninstalled, install, uninstall};
 use installer::machine::{CertificateStore, Machine, Value};
@@ -89,8 +90,9 @@ fn same(found: &State, expected: &State, what: &str) {
     panic!("{what}");
 }
 
-/// Runs `change` with the power going off after 0, 1, 2, ... changes, until it does not go off any more.
-fn at_every_place(before: impl Fn() -> Fake, change: impl Fn(&Fake), then: impl Fn(&Fake, u32, Lazy)) {
+/// Runs `change` with the power going off after 0, 1, 2, ... changes, until it does not go off any more. There are more such places
+/// than `least`.
+fn at_every_place(least: u32, before: impl Fn() -> Fake, change: impl Fn(&Fake), then: impl Fn(&Fake, u32, Lazy)) {
     for lazy in [Lazy::Kept, Lazy::Lost] {
         let mut places = 0;
         loop {
@@ -106,7 +108,7 @@ fn at_every_place(before: impl Fn() -> Fake, change: impl Fn(&Fake), then: impl 
             }
             places += 1;
         }
-        assert!(places > 50, "{places} places only");
+        assert!(places > least, "{places} places only");
     }
 }
 
@@ -149,13 +151,13 @@ fn an_installation_makes_all_of_it_and_an_uninstallation_leaves_nothing() {
 fn an_installation_that_was_cut_off_is_finished_or_undone() {
     let (before, after) = (fresh().snapshot(), essence(&installed(&[OLD]).snapshot()));
     let change = |fake: &Fake| drop(set_up(fake, OLD));
-    at_every_place(fresh, change, |fake, place, lazy| {
+    at_every_place(50, fresh, change, |fake, place, lazy| {
         set_up(fake, OLD).unwrap();
         same(&essence(&fake.snapshot()), &after, &format!("finished, place {place}, {lazy:?}"));
         uninstall(fake, ROOT).unwrap();
         same(&fake.snapshot(), &before, &format!("finished and undone, place {place}, {lazy:?}"));
     });
-    at_every_place(fresh, change, |fake, place, lazy| {
+    at_every_place(50, fresh, change, |fake, place, lazy| {
         uninstall(fake, ROOT).unwrap();
         same(&fake.snapshot(), &before, &format!("undone, place {place}, {lazy:?}"));
     });
@@ -167,6 +169,7 @@ fn an_upgrade_that_was_cut_off_is_finished_or_undone() {
     assert_eq!(after.drivers.len(), 8, "the older packages stay until all goes, but for the one that is not wanted");
     let change = |fake: &Fake| drop(set_up(fake, NEW));
     at_every_place(
+        50,
         || installed(&[OLD]),
         change,
         |fake, place, lazy| {
@@ -177,6 +180,7 @@ fn an_upgrade_that_was_cut_off_is_finished_or_undone() {
         },
     );
     at_every_place(
+        50,
         || installed(&[OLD]),
         change,
         |fake, place, lazy| {
@@ -191,6 +195,7 @@ fn an_uninstallation_that_was_cut_off_is_finished_or_reversed() {
     let (before, after) = (fresh().snapshot(), essence(&installed(&[OLD]).snapshot()));
     let change = |fake: &Fake| drop(uninstall(fake, ROOT));
     at_every_place(
+        50,
         || installed(&[OLD]),
         change,
         |fake, place, lazy| {
@@ -199,6 +204,7 @@ fn an_uninstallation_that_was_cut_off_is_finished_or_reversed() {
         },
     );
     at_every_place(
+        50,
         || installed(&[OLD]),
         change,
         |fake, place, lazy| {
@@ -206,6 +212,96 @@ fn an_uninstallation_that_was_cut_off_is_finished_or_reversed() {
             same(&essence(&fake.snapshot()), &after, &format!("installed again, place {place}, {lazy:?}"));
         },
     );
+}
+
+const HIDE_STATE: &str = r"SYSTEM\CurrentControlSet\Services\xenhide\State";
+const HIDE_PARAMETERS: &str = r"SYSTEM\CurrentControlSet\Services\xenhide\Parameters";
+const OVERRIDE: &str = r"SYSTEM\CurrentControlSet\Services\storahci\StartOverride";
+
+/// A machine that runs from its paravirtual disk, and will do so after the next start. Windows has put the driver of the emulated
+/// one off.
+fn paravirtual() -> Fake {
+    let fake = installed(&[OLD]);
+    let entry = fake.value(r"SYSTEM\CurrentControlSet\Services\xenhide\Boot", "Paravirtual").unwrap();
+    let Some(Value::Text(entry)) = entry else { panic!("{entry:?}") };
+    assert_eq!(fake.bcdedit(&["/bootsequence", &entry]).unwrap().code, Some(0));
+    fake.set_value(HIDE_PARAMETERS, "Disks", &Value::Number(1)).unwrap();
+    unplugged(&fake);
+    fake.make_key(OVERRIDE).unwrap();
+    fake.set_value(OVERRIDE, "0", &Value::Number(3)).unwrap();
+    fake.power_on(Lazy::Kept);
+    fake
+}
+
+fn unplugged(fake: &Fake) {
+    fake.make_key(HIDE_STATE).unwrap();
+    fake.set_value(HIDE_STATE, "Disks", &Value::Text("unplugged".into())).unwrap();
+}
+
+/// Switches the machine on; whether it runs from its paravirtual disk. If it does not, the emulated one's driver starts.
+fn boots_paravirtual(fake: &Fake, what: &str) -> bool {
+    // The key is volatile.
+    fake.remove_tree(HIDE_STATE).unwrap();
+    let armed = fake.value(HIDE_PARAMETERS, "Disks").unwrap() == Some(Value::Number(1));
+    let paravirtual = fake.boot().split(' ').any(|word| word == "GPLPV") && armed;
+    if paravirtual {
+        unplugged(fake);
+    } else {
+        assert!(!fake.has_key(OVERRIDE), "Windows does not find its disk: {what}");
+    }
+    paravirtual
+}
+
+#[test]
+fn leaving_a_paravirtual_boot_that_was_cut_off_is_finished() {
+    let before = fresh().snapshot();
+    let again = std::cell::Cell::new(0);
+    let change = |fake: &Fake| drop(uninstall(fake, ROOT));
+    at_every_place(20, paravirtual, change, |fake, place, lazy| {
+        let what = format!("place {place}, {lazy:?}");
+        if boots_paravirtual(fake, &what) {
+            again.set(again.get() + 1);
+            assert_eq!(uninstall(fake, ROOT).unwrap(), Uninstalled::AfterRestart, "{what}");
+            assert!(!boots_paravirtual(fake, &what), "the paravirtual devices are not left: {what}");
+        }
+        assert!(matches!(uninstall(fake, ROOT).unwrap(), Uninstalled::Whole { .. }), "{what}");
+        same(&fake.snapshot(), &before, &what);
+    });
+    assert!(again.get() > 5, "only {} cuts are followed by another paravirtual boot", again.get());
+}
+
+#[test]
+fn an_installation_waits_for_an_uninstallation_that_needs_a_restart() {
+    let fake = paravirtual();
+    assert_eq!(uninstall(&fake, ROOT).unwrap(), Uninstalled::AfterRestart);
+    assert!(set_up(&fake, OLD).unwrap(), "Windows has to be restarted");
+    assert!(fake.log.borrow().iter().any(|line| line.contains("restart Windows, then run it again")));
+    assert!(!boots_paravirtual(&fake, "after both"));
+    set_up(&fake, OLD).unwrap();
+    same(&essence(&fake.snapshot()), &essence(&installed(&[OLD]).snapshot()), "installed again");
+}
+
+#[test]
+fn an_upgrade_keeps_what_an_administrator_set() {
+    let fake = installed(&[OLD]);
+    let parameters = r"SYSTEM\CurrentControlSet\Services\shutdownmon\Parameters";
+    fake.make_key(parameters).unwrap();
+    fake.set_value(parameters, "BitLocker", &Value::Number(1)).unwrap();
+    set_up(&fake, NEW).unwrap();
+    assert!(fake.log.borrow().iter().any(|line| line == "stopping the service"));
+    assert_eq!(fake.value(parameters, "BitLocker").unwrap(), Some(Value::Number(1)));
+    let program = format!(r"{ROOT}\shutdownmon.exe");
+    assert!(fake.open.borrow().contains(&program), "the service runs again");
+}
+
+#[test]
+fn a_service_whose_program_is_gone_goes_too() {
+    let fake = installed(&[OLD]);
+    let program = format!(r"{ROOT}\shutdownmon.exe");
+    fake.open.borrow_mut().remove(&program);
+    assert!(fake.edit().files.remove(&program).is_some());
+    uninstall(&fake, ROOT).unwrap();
+    same(&fake.snapshot(), &fresh().snapshot(), "something is left");
 }
 
 #[test]
@@ -229,20 +325,16 @@ fn leave_a_paravirtual_boot(no_tasks: bool) {
     fake.no_tasks.set(no_tasks);
     let before = fake.snapshot();
     set_up(&fake, OLD).unwrap();
-    let state = r"SYSTEM\CurrentControlSet\Services\xenhide\State";
-    let off = r"SYSTEM\CurrentControlSet\Services\storahci\StartOverride";
-    fake.make_key(state).unwrap();
-    fake.set_value(state, "Disks", &Value::Text("unplugged".into())).unwrap();
-    fake.make_key(off).unwrap();
-    fake.set_value(off, "0", &Value::Number(3)).unwrap();
+    unplugged(&fake);
+    fake.make_key(OVERRIDE).unwrap();
+    fake.set_value(OVERRIDE, "0", &Value::Number(3)).unwrap();
     assert_eq!(uninstall(&fake, ROOT).unwrap(), Uninstalled::AfterRestart);
     let half = fake.snapshot();
     assert_eq!(half.drivers.len(), ALL.len(), "the disk's driver stays while Windows runs from it");
     let text = format!("{:?}", half.boot);
     assert!(!text.contains("GPLPV") && half.boot.len() == before.boot.len(), "{text}");
-    assert!(!fake.has_key(off), "Windows must start the emulated disk's driver");
-    let parameters = r"SYSTEM\CurrentControlSet\Services\xenhide\Parameters";
-    assert_eq!(fake.value(parameters, "Disks").unwrap(), Some(Value::Number(0)));
+    assert!(!fake.has_key(OVERRIDE), "Windows must start the emulated disk's driver");
+    assert_eq!(fake.value(HIDE_PARAMETERS, "Disks").unwrap(), Some(Value::Number(0)));
     let run_once = r"SOFTWARE\Microsoft\Windows\CurrentVersion\RunOnce";
     assert!(fake.value(run_once, "!Xen PV drivers").unwrap().is_some());
     // With nobody at the console, Windows' start is what goes on.
@@ -250,8 +342,7 @@ fn leave_a_paravirtual_boot(no_tasks: bool) {
     let expected = format!(r#""{ROOT}\uninstall.exe" /S"#);
     assert_eq!(tasks, if no_tasks { vec![] } else { vec![&expected] });
     assert_eq!(fake.log.borrow().iter().any(|line| line.contains("when an administrator logs on")), no_tasks);
-    // The restart: the key is volatile.
-    fake.remove_tree(state).unwrap();
+    assert!(!boots_paravirtual(&fake, "after the restart"));
     assert!(matches!(uninstall(&fake, ROOT).unwrap(), Uninstalled::Whole { .. }));
     same(&fake.snapshot(), &before, "something is left");
 }

@@ -2,13 +2,11 @@
 //!
 //! - [`registry`]: the registry as these tools see it, whatever holds it; [`hive`]: a hive file as one.
 //! - [`network`]: keeps static network settings over the change from an emulated to a paravirtual network card and back.
-//! - [`process`]: other programs, with a limit to their time.
 //! - [`repair`]: makes a Windows boot again from its emulated devices.
 //! - `windows`: the registry, hives and the network of the Windows that this runs on.
 
 pub mod hive;
 pub mod network;
-pub mod process;
 pub mod registry;
 pub mod repair;
 #[cfg(windows)]

@@ -25,7 +25,7 @@ enum Command {
     Network {
         #[command(subcommand)]
         command: Network,
-        /// The file of what is remembered [default: Xen PV drivers\network.json in %ProgramData%]
+        /// The file of what is remembered [default: Xen PV\network.json in %ProgramFiles%]
         #[arg(long, global = true)]
         state: Option<PathBuf>,
         /// Also append every line to this file

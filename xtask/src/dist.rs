@@ -129,6 +129,15 @@ pub fn test() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// As [`test`], of the programs and the installer: the installer is the same bytes twice, every signature holds, and none after
+/// a byte was changed.
+///
+/// # Errors
+/// The first that is not so.
+pub fn test_programs() -> anyhow::Result<()> {
+    test_installer(&Release::read()?, &packages(&workspace::root().join("target/dist/x64"))?)
+}
+
 /// What signify says of the packages; none where it is not there, which is printed.
 ///
 /// # Errors

@@ -179,10 +179,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if !only_suites {
         packages::ensure(&[&packages::CLANG, &packages::XEN_HEADERS, &packages::XENSTORED])?;
-        let foreign = workspace::root().join("target/foreign/x64");
-        tally.stage("foreign drivers", || foreign::build_all(&foreign));
+        tally.stage("foreign drivers", || foreign::build_all(&foreign::folder()));
         tally.stage("reproducible build", build::check_reproducible);
         tally.stage("packages and signatures", dist::test);
+        tally.stage("programs, installer and signatures", dist::test_programs);
         tally.outsider("packages, by signify", dist::by_signify);
         run_wine(&mut tally);
         lints(&mut tally);

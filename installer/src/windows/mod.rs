@@ -164,6 +164,10 @@ impl Machine for Windows {
         drivers::remove_devices(enumerator, service)
     }
 
+    fn stop_service(&self, name: &str) -> io::Result<()> {
+        services::stop(name)
+    }
+
     fn remove_service(&self, name: &str) -> io::Result<()> {
         services::remove(name)
     }
@@ -193,10 +197,6 @@ impl Machine for Windows {
 
     fn system_folder(&self) -> String {
         format!(r"{}\System32", folder("SystemRoot", r"C:\Windows"))
-    }
-
-    fn program_data(&self) -> String {
-        folder("ProgramData", r"C:\ProgramData")
     }
 
     fn boot_tool(&self) -> &dyn Tool {

@@ -56,7 +56,6 @@ pub struct Fake {
 }
 
 pub const ROOT: &str = r"C:\Program Files\Xen PV";
-const PROGRAM_DATA: &str = r"C:\ProgramData";
 const SERVICES: &str = r"SYSTEM\CurrentControlSet\Services";
 
 /// A package in `folder`: its drivers, and what else differs between versions.
@@ -158,6 +157,11 @@ impl Fake {
             self.state.borrow_mut().registry = self.durable.borrow().clone();
         }
         *self.durable.borrow_mut() = self.state.borrow().registry.clone();
+    }
+
+    /// Switches the machine on: the options of what the boot manager starts.
+    pub fn boot(&self) -> String {
+        self.bcd.borrow_mut().start().expect("something starts").options
     }
 
     fn spend(&self) -> io::Result<()> {
@@ -347,8 +351,16 @@ impl Machine for Fake {
         Ok(false)
     }
 
+    fn stop_service(&self, name: &str) -> io::Result<()> {
+        self.spend()?;
+        self.open.borrow_mut().remove(&format!(r"{ROOT}\{name}.exe"));
+        Ok(())
+    }
+
     fn remove_service(&self, name: &str) -> io::Result<()> {
-        self.remove_tree(&format!(r"{SERVICES}\{name}"))
+        self.remove_tree(&format!(r"{SERVICES}\{name}"))?;
+        self.state.borrow_mut().services.remove(&format!("{name}.exe"));
+        Ok(())
     }
 
     fn has_certificate(&self, store: CertificateStore, sha256: &str) -> io::Result<bool> {
@@ -379,13 +391,20 @@ impl Machine for Fake {
         }
         let name = program.rsplit('\\').next().unwrap_or_default().to_owned();
         match (name.as_str(), arguments) {
+            // The service manager writes its keys through.
             ("shutdownmon.exe", ["install"]) => {
                 state.services.insert(name);
                 self.open.borrow_mut().insert(program.into());
+                for registry in [&mut state.registry, &mut *self.durable.borrow_mut()] {
+                    registry.entry(format!(r"{SERVICES}\shutdownmon")).or_default();
+                }
             }
             ("shutdownmon.exe", ["uninstall"]) => {
                 state.services.remove(&name);
                 self.open.borrow_mut().remove(program);
+                for registry in [&mut state.registry, &mut *self.durable.borrow_mut()] {
+                    registry.retain(|key, _| !key.starts_with(&format!(r"{SERVICES}\shutdownmon")));
+                }
             }
             ("xentool.exe", ["network", "remember", "--state", file]) => {
                 state.folders.insert(Self::parent(file).into());
@@ -405,10 +424,6 @@ impl Machine for Fake {
 
     fn system_folder(&self) -> String {
         r"C:\Windows\System32".into()
-    }
-
-    fn program_data(&self) -> String {
-        PROGRAM_DATA.into()
     }
 
     fn boot_tool(&self) -> &dyn Tool {

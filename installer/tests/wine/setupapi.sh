@@ -3,7 +3,8 @@
 # the packages. Takes the folder of signed packages that `cargo xtask dist` made. Needs wine, wine64 and
 # gcc-mingw-w64-x86-64-win32.
 # What Wine 8 cannot do: no build number in a decoration, so it is taken out of the copy that it gets; a signature is no reason
-# for its setupapi to refuse a package; the drivers are not started, as it lacks what they call first (ExAllocatePool2).
+# for its setupapi to refuse a package; a catalog holds for its wintrust and crypt32 also with a byte changed, so it is not asked (osslsigncode
+# and signify are); the drivers are not started, as it lacks what they call first (ExAllocatePool2).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 drivers=${1:-$here/../../../target/dist/release/drivers}

@@ -24,9 +24,9 @@ use bootcfg::registry::{Kept, Registry};
 use bootcfg::setup::Memory;
 use bootcfg::{Bcd, Error, Id, Mode, Tool};
 
-use crate::Level;
 use decide::{Decision, decide};
 use facts::{Facts, Nodes};
+use shutdownmon_core::Level;
 use state::{Switches, Tries};
 
 /// How long the service must have run for the boot to be a good one. A frontend gets a minute to connect.
@@ -240,12 +240,21 @@ pub fn ask<R: Registry + ?Sized>(registry: &R) -> io::Result<()> {
     Switches::set_arm(registry, true)
 }
 
-/// The next boot is the default one, and the emulated devices stay. Before the drivers are removed, and when somebody asks.
+/// The next boots use the emulated devices until somebody asks ([`ask`]).
 ///
 /// # Errors
 /// The registry or the boot configuration cannot be written.
 pub fn disarm<R: Registry + ?Sized, T: Tool + ?Sized>(registry: &R, tool: &T) -> Result<(), Error> {
     Switches::set_arm(registry, false).map_err(Error::Memory)?;
+    stand_down(registry, tool)
+}
+
+/// The next boot is the default one, and the emulated devices stay: for a service that goes. What the administrator wants of a
+/// service is not touched.
+///
+/// # Errors
+/// The registry or the boot configuration cannot be written.
+pub fn stand_down<R: Registry + ?Sized, T: Tool + ?Sized>(registry: &R, tool: &T) -> Result<(), Error> {
     state::set_armed(registry, false, false).map_err(Error::Memory)?;
     let record = Kept(registry).record().map_err(Error::Memory)?;
     if let Some(entry) = record.and_then(|record| record.paravirtual) {

@@ -6,10 +6,10 @@ use std::sync::mpsc::{self, Sender};
 
 use bootcfg::Programs;
 use bootcfg::registry::SystemRegistry;
+use shutdownmon_core::System;
 use xenstore_client::{Client, Error, Store};
 
 use super::Windows;
-use crate::System;
 use crate::arming::facts::Nodes;
 use crate::arming::{self, End, Keeper};
 
@@ -33,8 +33,8 @@ impl Nodes for Xenstore {
     fn read(&self, path: &str) -> io::Result<Option<String>> {
         match self.0.read_string(path) {
             Ok(text) => Ok(Some(text)),
-            // A backend's directory may be closed to the domain; that node says nothing then.
-            Err(Error::Store(_) | Error::NotText) => Ok(None),
+            // A backend's directory may be closed to the domain, and its path may be none: that node says nothing then.
+            Err(Error::Store(_) | Error::NotText | Error::Invalid(_)) => Ok(None),
             Err(error) => Err(io::Error::other(error)),
         }
     }
@@ -44,7 +44,8 @@ fn system_drive() -> String {
     std::env::var("SystemDrive").unwrap_or_else(|_| "C:".into())
 }
 
-/// The thread that arms and has network settings go along, while `body` runs; `body` is given what ends it. Without an order it ends with `body`.
+/// The thread that arms and has network settings go along, while `body` runs; `body` is given what ends it. Without an order
+/// it ends with `body`.
 pub fn beside<T>(system: &Windows, body: impl FnOnce(Sender<End>) -> T) -> T {
     let (sender, end) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -81,7 +82,7 @@ pub fn arm(system: &Windows) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// The registry or the boot configuration cannot be read or written.
 pub fn disarm() -> anyhow::Result<ExitCode> {
-    take_back()?;
+    arming::disarm(&SystemRegistry, &Programs::of_windows())?;
     print_status()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -91,7 +92,7 @@ pub fn disarm() -> anyhow::Result<ExitCode> {
 /// # Errors
 /// The registry or the boot configuration cannot be read or written.
 pub fn take_back() -> anyhow::Result<()> {
-    Ok(arming::disarm(&SystemRegistry, &Programs::of_windows())?)
+    Ok(arming::stand_down(&SystemRegistry, &Programs::of_windows())?)
 }
 
 /// Prints how it stands.

@@ -7,13 +7,13 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use bootcfg::process;
+use shutdownmon_core::System;
 use xenstore_client::{Client, Store};
-use xentool::process;
 use xentool::registry::Registry;
 use xentool::windows::LocalMachine;
 
 use super::Windows;
-use crate::System;
 use crate::collect::{self, INSTALLS, Question, Source};
 
 /// How long a program of Windows may take to answer: `pnputil` goes through every device.

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
+use shutdownmon_core::Monitor;
 use xenstore_client::Client;
 
 use super::{Windows, arming};
-use crate::Monitor;
 
 /// Runs until the console is closed or Ctrl+C is pressed: then Windows ends the process, and xenpci closes what it had open.
 ///

@@ -1,4 +1,4 @@
-//! Windows as a [`System`](crate::System), and the service.
+//! Windows as a [`System`](shutdownmon_core::System), and the service.
 
 pub mod arming;
 pub mod collect;

@@ -7,19 +7,23 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use shutdownmon_core::{Level, Monitor, Stopper, System};
 use windows_service::service::{
-    ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceControlAccept, ServiceErrorControl,
-    ServiceExitCode, ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo, ServiceStartType, ServiceState,
-    ServiceStatus, ServiceType,
+    Service, ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceControlAccept,
+    ServiceErrorControl, ServiceExitCode, ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo,
+    ServiceStartType, ServiceState, ServiceStatus, ServiceType,
 };
 use windows_service::service_control_handler::{self, ServiceControlHandlerResult, ServiceStatusHandle};
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 use windows_service::{define_windows_service, service_dispatcher};
+use windows_sys::Win32::Foundation::{
+    ERROR_FAILED_SERVICE_CONTROLLER_CONNECT, ERROR_SERVICE_ALREADY_RUNNING, ERROR_SERVICE_CANNOT_ACCEPT_CTRL,
+    ERROR_SERVICE_DOES_NOT_EXIST, ERROR_SERVICE_NOT_ACTIVE,
+};
 use xenstore_client::{Client, Store};
 
 use super::{Windows, arming, event_log};
 use crate::arming::End;
-use crate::{Monitor, Stopper};
 
 /// The service's name.
 pub const NAME: &str = "shutdownmon";
@@ -30,18 +34,12 @@ const DESCRIPTION: &str =
 const STOP_TIME: Duration = Duration::from_mins(2);
 /// After a crash the service is started again: at once, after 10 seconds, and then after a minute each.
 const RESTARTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_mins(1)];
-/// `ERROR_SERVICE_DOES_NOT_EXIST`.
-const DOES_NOT_EXIST: i32 = 1060;
-/// `ERROR_FAILED_SERVICE_CONTROLLER_CONNECT`.
-const NOT_STARTED_BY_MANAGER: i32 = 1063;
 
 define_windows_service!(entry, entered);
 
-fn code(error: &windows_service::Error) -> Option<i32> {
-    match error {
-        windows_service::Error::Winapi(error) => error.raw_os_error(),
-        _ => None,
-    }
+fn is(error: &windows_service::Error, code: u32) -> bool {
+    let windows_service::Error::Winapi(error) = error else { return false };
+    error.raw_os_error() == Some(code.cast_signed())
 }
 
 /// Installs the service, or brings one that is there up to date, and starts it.
@@ -68,7 +66,7 @@ pub fn install() -> anyhow::Result<ExitCode> {
             service.change_config(&info).context("changing the service")?;
             service
         }
-        Err(error) if code(&error) == Some(DOES_NOT_EXIST) => {
+        Err(error) if is(&error, ERROR_SERVICE_DOES_NOT_EXIST) => {
             manager.create_service(&info, access).context("making the service")?
         }
         Err(error) => return Err(error).context("opening the service"),
@@ -89,11 +87,50 @@ pub fn install() -> anyhow::Result<ExitCode> {
         eprintln!("warning: what follows a failure of the service cannot be set: {error}");
     }
     event_log::register().context("the source in the event log")?;
-    if service.query_status().context("the service's state")?.current_state == ServiceState::Stopped {
-        service.start::<OsString>(&[]).context("starting the service")?;
+    // One that is just stopping cannot be started yet.
+    if until(&service, |state| state != ServiceState::StopPending)? == ServiceState::Stopped {
+        match service.start::<OsString>(&[]) {
+            Err(error) if !is(&error, ERROR_SERVICE_ALREADY_RUNNING) => {
+                return Err(error).context("starting the service");
+            }
+            _ => {}
+        }
     }
     println!("{NAME} is installed and started");
     Ok(ExitCode::SUCCESS)
+}
+
+fn state(service: &Service) -> anyhow::Result<ServiceState> {
+    Ok(service.query_status().context("the service's state")?.current_state)
+}
+
+/// Waits until the service is in a state that is `good`: that state.
+fn until(service: &Service, good: impl Fn(ServiceState) -> bool) -> anyhow::Result<ServiceState> {
+    let end = Instant::now() + STOP_TIME;
+    loop {
+        let now = state(service)?;
+        if good(now) {
+            return Ok(now);
+        }
+        if Instant::now() > end {
+            bail!("the service is still {now:?} after {} s", STOP_TIME.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Stops the service. One that is starting takes no order yet, and one that runs may end by itself.
+fn stop(service: &Service) -> anyhow::Result<()> {
+    let settled = |state| ![ServiceState::StartPending, ServiceState::StopPending].contains(&state);
+    if until(service, settled)? != ServiceState::Stopped {
+        match service.stop() {
+            Err(error) if !is(&error, ERROR_SERVICE_NOT_ACTIVE) && !is(&error, ERROR_SERVICE_CANNOT_ACCEPT_CTRL) => {
+                return Err(error).context("stopping the service");
+            }
+            _ => {}
+        }
+    }
+    until(service, |state| state == ServiceState::Stopped).map(drop)
 }
 
 /// Stops the service and removes it. One that is not there is removed already.
@@ -105,22 +142,13 @@ pub fn uninstall() -> anyhow::Result<ExitCode> {
     let access = ServiceAccess::STOP | ServiceAccess::QUERY_STATUS | ServiceAccess::DELETE;
     let service = match manager.open_service(NAME, access) {
         Ok(service) => service,
-        Err(error) if code(&error) == Some(DOES_NOT_EXIST) => {
+        Err(error) if is(&error, ERROR_SERVICE_DOES_NOT_EXIST) => {
             println!("{NAME} is not installed");
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => return Err(error).context("opening the service"),
     };
-    if service.query_status().context("the service's state")?.current_state != ServiceState::Stopped {
-        service.stop().context("stopping the service")?;
-        let until = Instant::now() + STOP_TIME;
-        while service.query_status().context("the service's state")?.current_state != ServiceState::Stopped {
-            if Instant::now() > until {
-                bail!("the service does not stop within {} s", STOP_TIME.as_secs());
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
+    stop(&service)?;
     if let Err(error) = arming::take_back() {
         eprintln!("warning: what was armed cannot be taken back: {error:#}");
     }
@@ -140,11 +168,11 @@ pub fn status() -> anyhow::Result<ExitCode> {
     let manager = manager(ServiceManagerAccess::CONNECT)?;
     let running = match manager.open_service(NAME, ServiceAccess::QUERY_STATUS) {
         Ok(service) => {
-            let state = service.query_status().context("the service's state")?.current_state;
+            let state = state(&service)?;
             println!("service: {state:?}");
             state == ServiceState::Running
         }
-        Err(error) if code(&error) == Some(DOES_NOT_EXIST) => {
+        Err(error) if is(&error, ERROR_SERVICE_DOES_NOT_EXIST) => {
             println!("service: not installed");
             false
         }
@@ -176,7 +204,7 @@ fn manager(access: ServiceManagerAccess) -> anyhow::Result<ServiceManager> {
 pub fn serve() -> anyhow::Result<ExitCode> {
     match service_dispatcher::start(NAME, entry) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) if code(&error) == Some(NOT_STARTED_BY_MANAGER) => {
+        Err(error) if is(&error, ERROR_FAILED_SERVICE_CONTROLLER_CONNECT) => {
             bail!("only the service manager starts this; see `install` and `console`")
         }
         Err(error) => Err(error).context("the service manager"),
@@ -187,7 +215,9 @@ pub fn serve() -> anyhow::Result<ExitCode> {
 fn entered(_arguments: Vec<OsString>) {
     let system = Windows::service();
     if let Err(error) = live(&system) {
-        crate::System::note(&system, crate::Level::Error, &format!("the service ends: {error:#}"));
+        system.note(Level::Error, &format!("the service ends: {error:#}"));
+        // Not told that it has stopped, the service manager takes this for a crash, and starts it again.
+        std::process::exit(1);
     }
 }
 

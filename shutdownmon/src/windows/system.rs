@@ -6,10 +6,10 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use bootcfg::process;
+use shutdownmon_core::{Adapter, Facts, Level, Shutdown, System};
 use windows_registry::LOCAL_MACHINE;
-use windows_sys::Win32::Foundation::{
-    CloseHandle, ERROR_MORE_DATA, ERROR_NOT_ALL_ASSIGNED, GetLastError, HANDLE, LUID,
-};
+use windows_sys::Win32::Foundation::{CloseHandle, ERROR_NOT_ALL_ASSIGNED, GetLastError, HANDLE, LUID};
 use windows_sys::Win32::Security::{
     AdjustTokenPrivileges, LUID_AND_ATTRIBUTES, LookupPrivilegeValueW, SE_PRIVILEGE_ENABLED, TOKEN_ADJUST_PRIVILEGES,
     TOKEN_PRIVILEGES, TOKEN_QUERY,
@@ -22,10 +22,8 @@ use windows_sys::Win32::System::SystemInformation::{
     MEMORYSTATUSEX,
 };
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
-use xentool::process;
 
 use super::event_log::EventLog;
-use crate::{Adapter, Facts, Level, Shutdown, System};
 
 /// Where Windows says which it is.
 const VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
@@ -108,10 +106,6 @@ fn computer_name(format: COMPUTER_NAME_FORMAT) -> String {
     let mut length = buffer.len() as u32;
     // SAFETY: the buffer's length goes with it.
     let done = unsafe { GetComputerNameExW(format, buffer.as_mut_ptr(), &raw mut length) };
-    // SAFETY: it has no requirement.
-    if done == 0 && unsafe { GetLastError() } == ERROR_MORE_DATA {
-        return String::new();
-    }
     String::from_utf16_lossy(buffer.get(..length as usize).filter(|_| done != 0).unwrap_or_default())
 }
 

@@ -9,13 +9,14 @@ use super::{LocalMachine, PowerShell};
 use crate::network::command::{Tools, carry};
 use crate::network::live::{self, Card};
 
-/// The file of what is remembered, where nothing else is said.
+/// The file of what is remembered, where nothing else is said. The service acts on it as SYSTEM, so it stands where
+/// administrators alone may write; every user may in a new folder of `%ProgramData%`.
 ///
 /// # Errors
-/// Windows does not say where programs keep such files.
+/// Windows does not say where programs are.
 pub fn state_file() -> anyhow::Result<PathBuf> {
-    let folder = std::env::var_os("ProgramData").context("Windows does not say where %ProgramData% is")?;
-    Ok(PathBuf::from(folder).join(r"Xen PV drivers\network.json"))
+    let folder = std::env::var_os("ProgramFiles").context("Windows does not say where %ProgramFiles% is")?;
+    Ok(PathBuf::from(folder).join(r"Xen PV\network.json"))
 }
 
 /// The cards that Windows lists, and the paravirtual ones that are only installed.

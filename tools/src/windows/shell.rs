@@ -5,9 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bootcfg::process;
 
 use crate::network::Shell;
-use crate::process;
 
 /// How long a script may take. A cold start of PowerShell alone takes seconds.
 const LIMIT: Duration = Duration::from_secs(90);

@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use shutdownmon::{Adapter, Facts, Level, Monitor, Shutdown, Stopper, System};
+use shutdownmon_core::{Adapter, Facts, Level, Monitor, Shutdown, Stopper, System};
 use xenstore_client::{Client, Transport};
 
 use crate::session::Session;

@@ -5,13 +5,14 @@
 //! socket's clients it takes them for dom0, so `control/shutdown` is `/local/domain/0/control/shutdown` here.
 #![cfg(unix)]
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use shutdownmon::{Adapter, Facts, Level, Monitor, Shutdown, System};
-use xenstore_client::{Client, Store};
+use shutdownmon_core::{Adapter, Facts, Level, Monitor, Shutdown, System};
+use xenstore_client::{Client, Error, Store, Transport};
 
 const XENSTORED: &str = "/usr/lib/xen-4.17/bin/xenstored";
 const HOME: &str = "/local/domain/0";
@@ -137,6 +138,16 @@ impl System for Recorded {
 
 /// Runs `body` beside a monitor.
 fn monitored(system: &Recorded, daemon: &mut Xenstored, body: impl FnOnce(&mut Xenstored)) {
+    monitored_over(Client::connect_unix, system, daemon, body);
+}
+
+/// The same, over connections of a kind.
+fn monitored_over(
+    connect: fn(PathBuf) -> Result<Client, Error>,
+    system: &Recorded,
+    daemon: &mut Xenstored,
+    body: impl FnOnce(&mut Xenstored),
+) {
     let socket = daemon.socket();
     let monitor = Monitor::new(system);
     let stopper = monitor.stopper();
@@ -144,7 +155,7 @@ fn monitored(system: &Recorded, daemon: &mut Xenstored, body: impl FnOnce(&mut X
         // The loop keeps its thread: it is `Sync` nowhere.
         let running = scope.spawn(|| {
             let monitor = monitor;
-            monitor.run(|| Client::connect_unix(&socket));
+            monitor.run(|| connect(socket.clone()));
         });
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(daemon)));
         stopper.stop();
@@ -204,6 +215,66 @@ fn a_request_from_before_the_start_is_obeyed_and_a_refusal_is_told() {
     monitored(&system, &mut daemon, |_| {
         wait("the shut-down", || (*system.shutdowns.lock().unwrap() == [Shutdown::PowerOff]).then_some(()));
         wait("the refusal", || system.noted("a user has unsaved work").then_some(()));
+    });
+}
+
+/// A connection on which `control/shutdown` cannot be written: its name becomes one that xenstored refuses.
+struct Closed(UnixStream);
+
+impl Closed {
+    fn connect(socket: PathBuf) -> Result<Client, Error> {
+        Client::new(Self(UnixStream::connect(socket).map_err(Error::Io)?))
+    }
+}
+
+impl Transport for Closed {
+    fn receive(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.receive(buffer)
+    }
+
+    fn send(&self, message: &[u8]) -> std::io::Result<()> {
+        // XS_WRITE, and a header of four numbers.
+        let (header, payload) = message.split_at(16);
+        if header[..4] == 11_u32.to_le_bytes() && payload.starts_with(b"control/shutdown\0") {
+            return self.0.send(&[header, b"control?shutdown\0", &payload[17..]].concat());
+        }
+        self.0.send(message)
+    }
+
+    fn shut_down(&self) {
+        self.0.shut_down();
+    }
+}
+
+#[test]
+fn a_request_that_cannot_be_acknowledged_is_obeyed() {
+    let Some(mut daemon) = Xenstored::start("closed") else { return };
+    let system = Recorded::default();
+    monitored_over(Closed::connect, &system, &mut daemon, |daemon| {
+        let toolstack = daemon.connect();
+        toolstack.write(&path("control/shutdown"), "reboot").expect("written");
+        wait("a restart", || (*system.shutdowns.lock().unwrap() == [Shutdown::Reboot]).then_some(()));
+        assert!(system.noted("control/shutdown cannot be acknowledged"));
+        assert_eq!(toolstack.read_string(&path("control/shutdown")).unwrap(), "reboot");
+    });
+}
+
+#[test]
+fn addresses_of_an_earlier_run_go() {
+    let Some(mut daemon) = Xenstored::start("stale") else { return };
+    let system = Recorded::default();
+    let adapter = Adapter { mac: [0, 0x16, 0x3e, 1, 2, 3], addresses: vec!["192.0.2.7".parse().unwrap()] };
+    system.facts.lock().unwrap().adapters = vec![adapter];
+    let toolstack = daemon.connect();
+    toolstack.write(&path("device/vif/2/mac"), "00:16:3e:01:02:03").expect("written");
+    for name in ["attr/vif/2/ipv4/0", "attr/vif/2/ipv4/1", "attr/vif/2/ipv6/0", "attr/vif/7/ipv4/0"] {
+        toolstack.write(&path(name), "192.0.2.99").expect("written");
+    }
+    monitored(&system, &mut daemon, |_| {
+        wait("the address", || (toolstack.read(&path("attr/vif/2/ipv4/0")).ok()? == b"192.0.2.7").then_some(()));
+        for name in ["attr/vif/2/ipv4/1", "attr/vif/2/ipv6/0", "attr/vif/7/ipv4/0"] {
+            wait(name, || (!toolstack.exists(&path(name)).ok()?).then_some(()));
+        }
     });
 }
 

@@ -29,6 +29,8 @@ pub struct Facts {
     pub adapters: Vec<Adapter>,
 }
 
+/// What addresses of a card stand below.
+pub const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
 /// Most addresses of a card that are told.
 const ADDRESSES: usize = 16;
 /// Longest text that is told, in bytes: xenstore takes 2048 in a node.
@@ -85,12 +87,9 @@ impl Facts {
             let addresses: Vec<IpAddr> = addresses.flat_map(|adapter| adapter.addresses.iter().copied()).collect();
             let mut counts = [0; 2];
             for address in addresses.into_iter().take(ADDRESSES) {
-                let (family, count) = match address {
-                    IpAddr::V4(_) => ("ipv4", &mut counts[0]),
-                    IpAddr::V6(_) => ("ipv6", &mut counts[1]),
-                };
-                put(&format!("attr/vif/{number}/{family}/{count}"), address.to_string());
-                *count += 1;
+                let family = usize::from(address.is_ipv6());
+                put(&format!("attr/vif/{number}/{}/{}", FAMILIES[family], counts[family]), address.to_string());
+                counts[family] += 1;
             }
         }
         nodes

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use xenstore_client::{Change, Client, Error, Result, Store};
 
-use crate::facts::parse_mac;
+use crate::facts::{FAMILIES, parse_mac};
 use crate::{Level, Request, System};
 
 const SHUTDOWN: &str = "control/shutdown";
@@ -15,6 +15,8 @@ const SHUTDOWN: &str = "control/shutdown";
 const FEATURES: [&str; 2] = ["control/feature-poweroff", "control/feature-reboot"];
 /// How often what is told of Windows is looked at.
 const REFRESH: Duration = Duration::from_secs(15);
+/// Most names of a directory that are looked at.
+const NAMES: usize = 256;
 /// How long to wait before connecting again: at first, and at most.
 const PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
@@ -54,6 +56,20 @@ enum End {
 struct Published(BTreeMap<String, String>);
 
 impl Published {
+    /// Addresses that an earlier run of the service told: they go, or are told anew.
+    fn left_over(client: &Client) -> Result<Self> {
+        let mut nodes = BTreeMap::new();
+        for vif in names(client, "attr/vif")? {
+            for family in FAMILIES {
+                let folder = format!("attr/vif/{vif}/{family}");
+                for index in names(client, &folder)? {
+                    nodes.insert(format!("{folder}/{index}"), String::new());
+                }
+            }
+        }
+        Ok(Self(nodes))
+    }
+
     /// Writes what is new and removes what is gone. A node that xenstored refuses is told once and left out.
     fn update<S: System>(&mut self, client: &Client, system: &S, wanted: BTreeMap<String, String>) -> Result<()> {
         for (path, value) in &wanted {
@@ -86,11 +102,28 @@ fn unless_lost(outcome: Result<()>, otherwise: impl FnOnce(Error)) -> Result<()>
     }
 }
 
+/// The names below a node; none if xenstored does not say any.
+fn names(client: &Client, path: &str) -> Result<Vec<String>> {
+    match client.list(path) {
+        Err(Error::Store(_) | Error::NotText | Error::Invalid(_)) => Ok(Vec::new()),
+        names => Ok(names?.into_iter().take(NAMES).collect()),
+    }
+}
+
 /// Whether what this offers stands in the domain's directory.
 fn is_offered(client: &Client) -> Result<bool> {
     match client.read(FEATURES[0]) {
         Ok(value) => Ok(value == b"1"),
         Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the toolstack wants.
+fn requested(store: &impl Store) -> Result<Request> {
+    match store.read(SHUTDOWN) {
+        Ok(value) => Ok(Request::parse(&value)),
+        Err(error) if error.is_not_found() => Ok(Request::None),
         Err(error) => Err(error),
     }
 }
@@ -211,7 +244,7 @@ impl<'s, S: System> Monitor<'s, S> {
     }
 
     fn publish(&self, client: &Client, published: &mut Published) -> Result<()> {
-        *published = Published::default();
+        *published = Published::left_over(client)?;
         for path in FEATURES {
             unless_lost(client.write(path, "1"), |error| {
                 self.system.note(Level::Error, &format!("{path} cannot be written: {error}"));
@@ -222,15 +255,11 @@ impl<'s, S: System> Monitor<'s, S> {
 
     fn publish_facts(&self, client: &Client, published: &mut Published) -> Result<()> {
         let mut vifs = Vec::new();
-        let names = match client.list("device/vif") {
-            Err(Error::Store(_)) => Vec::new(),
-            names => names?,
-        };
-        for name in names {
+        for name in names(client, "device/vif")? {
             let Ok(number) = name.parse() else { continue };
             match client.read_string(&format!("device/vif/{name}/mac")) {
                 Ok(text) => vifs.extend(parse_mac(&text).map(|mac| (number, mac))),
-                Err(Error::Store(_) | Error::NotText) => {}
+                Err(Error::Store(_) | Error::NotText | Error::Invalid(_)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -239,18 +268,22 @@ impl<'s, S: System> Monitor<'s, S> {
 
     /// Takes a request and acknowledges it, and does it.
     fn look(&self, client: &Client, published: &mut Published) -> Result<()> {
-        let request = client.transaction(|transaction| {
-            let request = match transaction.read(SHUTDOWN) {
-                Ok(value) => Request::parse(&value),
-                Err(error) if error.is_not_found() => Request::None,
-                Err(error) => return Err(error),
-            };
+        let taken = client.transaction(|transaction| {
+            let request = requested(transaction)?;
             // An empty node says that the request was taken.
             if request.is_ours() {
                 transaction.write(SHUTDOWN, "")?;
             }
             Ok(request)
-        })?;
+        });
+        let request = match taken {
+            // A toolstack that keeps the node to itself is obeyed all the same.
+            Err(error @ Error::Store(_)) => {
+                self.system.note(Level::Warning, &format!("{SHUTDOWN} cannot be acknowledged: {error}"));
+                requested(client)?
+            }
+            taken => taken?,
+        };
         match request {
             // A new domain's directory has none of what was published in the old one; libxl makes this node there, empty.
             Request::None => {
