@@ -20,18 +20,20 @@ BOOLEAN NTAPI StorPortSetDeviceQueueDepth(PVOID HwDeviceExtension, UCHAR PathId,
 #define DISK_BYTES (8 * 1024 * 1024)
 #define BLOCKS (DISK_BYTES / BLOCK)
 #define DEPTH 16
+#define BREAK 0xC0
+
+typedef struct _SRB_STATE {
+  PSCSI_REQUEST_BLOCK Srb;
+  LIST_ENTRY Entry;
+} SRB_STATE, *PSRB_STATE;
 
 typedef struct _ADAPTER {
   PUCHAR Memory;
   ULONG Requests, Refused, Timers, Resets;
   BOOLEAN TimerRuns;
   LIST_ENTRY Delayed;
+  PSRB_STATE Stale;
 } ADAPTER, *PADAPTER;
-
-typedef struct _SRB_STATE {
-  PSCSI_REQUEST_BLOCK Srb;
-  LIST_ENTRY Entry;
-} SRB_STATE, *PSRB_STATE;
 
 static VOID Sense(PSCSI_REQUEST_BLOCK Srb, UCHAR Key, UCHAR Code) {
   PSENSE_DATA sense = Srb->SenseInfoBuffer;
@@ -161,6 +163,24 @@ static VOID Execute(PADAPTER Adapter, PSCSI_REQUEST_BLOCK Srb) {
   }
 }
 
+/* A command of our own that breaks a rule of storport's: the bench is to notice each. */
+static VOID Break(PADAPTER Adapter, PSCSI_REQUEST_BLOCK Srb, PSRB_STATE State) {
+  switch (Srb->Cdb[1]) {
+    case 0: /* Writes behind the SRB extension. */
+      ((volatile UCHAR *)State)[sizeof *State] = 1;
+      break;
+    case 1: /* Writes to the SRB extension of a request that is complete: with the next one. */
+      Adapter->Stale = State;
+      break;
+    default: /* Completes a request twice. */
+      Srb->SrbStatus = SRB_STATUS_SUCCESS;
+      StorPortNotification(RequestComplete, Adapter, Srb);
+      break;
+  }
+  Srb->DataTransferLength = 0;
+  Srb->SrbStatus = SRB_STATUS_SUCCESS;
+}
+
 static VOID NTAPI Tick(PVOID Extension) {
   PADAPTER adapter = Extension;
 
@@ -215,6 +235,7 @@ static BOOLEAN NTAPI StartIo(PVOID Extension, PSCSI_REQUEST_BLOCK Srb) {
   PSRB_STATE state = Srb->SrbExtension;
 
   adapter->Requests++;
+  if (adapter->Stale != NULL) adapter->Stale->Srb = Srb;
   if (Srb->PathId != 0 || Srb->TargetId != 0 || Srb->Lun != 0) {
     Srb->SrbStatus = SRB_STATUS_NO_DEVICE;
     StorPortNotification(RequestComplete, adapter, Srb);
@@ -222,6 +243,10 @@ static BOOLEAN NTAPI StartIo(PVOID Extension, PSCSI_REQUEST_BLOCK Srb) {
   }
   switch (Srb->Function) {
     case SRB_FUNCTION_EXECUTE_SCSI:
+      if (Srb->Cdb[0] == BREAK) {
+        Break(adapter, Srb, state);
+        break;
+      }
       /* Every 64th is refused as busy, every 8th waits for the timer. */
       if (adapter->Requests % 64 == 0) {
         adapter->Refused++;

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use crate::overlay::Overlay;
 use crate::toolchain::{self, TARGET};
 use crate::workspace::{relative, write, write_if_changed};
-use crate::{inf, lint_image, reproducible, workspace};
+use crate::{foreign, inf, lint_image, reproducible, workspace};
 
 /// Arguments of `cargo xtask build`.
 #[derive(clap::Args)]
@@ -23,6 +23,9 @@ pub struct Args {
     /// Only this driver; may be given more than once
     #[arg(long)]
     driver: Vec<String>,
+    /// Build the C drivers of tests/foreign instead, which try the bench, into target/foreign/x64
+    #[arg(long, conflicts_with_all = ["dev", "check_reproducible", "driver"])]
+    foreign: bool,
 }
 
 /// Runs the command.
@@ -30,6 +33,10 @@ pub struct Args {
 /// # Errors
 /// Where a step fails; the error names it.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.foreign {
+        foreign::build_all(&foreign::folder())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let profile = if args.dev { Profile::Dev } else { Profile::Release };
     if args.check_reproducible {
         reproducible::check(profile, &args.driver)?;

@@ -1,7 +1,7 @@
 //! The drivers of `tests/foreign`: written in C, compiled by clang against mingw-w64's headers, so that the NT
 //! personality runs drivers that share no language, compiler or declarations with ours.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -33,6 +33,33 @@ const DRIVERS: &[Foreign] = &[
     Foreign { name: "fpci", needs: &[], private: &[] },
     Foreign { name: "fpaged", needs: &[], private: &[] },
     Foreign { name: "fndis", needs: &[], private: &[] },
+    Foreign { name: "fhba", needs: &[], private: &[] },
+    Foreign { name: "fmsix", needs: &[], private: &[] },
+    Foreign { name: "fvirt", needs: &[], private: &[] },
+    Foreign { name: "fwmi", needs: &[], private: &[] },
+];
+
+/// Exports that the kit's libraries lack, as our drivers use none of them: the module, the name of a library, the names.
+const MORE: &[(&str, &str, &[&str])] = &[
+    ("wmilib.sys", "more_wmilib", &["WmiCompleteRequest", "WmiFireEvent", "WmiSystemControl"]),
+    (
+        "storport.sys",
+        "more_storport",
+        &[
+            "StorPortReadPortBufferUchar",
+            "StorPortReadPortBufferUlong",
+            "StorPortReadPortBufferUshort",
+            "StorPortReadRegisterBufferUchar",
+            "StorPortReadRegisterBufferUlong",
+            "StorPortReadRegisterBufferUshort",
+            "StorPortWritePortBufferUchar",
+            "StorPortWritePortBufferUlong",
+            "StorPortWritePortBufferUshort",
+            "StorPortWriteRegisterBufferUchar",
+            "StorPortWriteRegisterBufferUlong",
+            "StorPortWriteRegisterBufferUshort",
+        ],
+    ),
 ];
 
 const CLANG: &[&str] = &["/usr/bin/clang-14", "/usr/bin/clang"];
@@ -60,6 +87,11 @@ const COMPILE: &[&str] = &[
     "-D_WIN64",
 ];
 
+/// Where they are built.
+pub fn folder() -> PathBuf {
+    workspace::root().join("target/foreign/x64")
+}
+
 /// Builds every foreign driver into a package folder of its own below `out`.
 ///
 /// # Errors
@@ -78,6 +110,10 @@ pub fn build_all(out: &Path) -> anyhow::Result<()> {
     let source = root.join("tests/foreign");
     let objects = kernel.join("foreign");
     std::fs::create_dir_all(&objects).with_context(|| format!("cannot make {}", objects.display()))?;
+    for (module, library, names) in MORE {
+        let definition = format!("LIBRARY {module}\nEXPORTS\n{}\n", names.join("\n"));
+        kit::make_import_library(&objects, library, &definition, &toolchain.linker)?;
+    }
     for driver in DRIVERS {
         let object = objects.join(format!("{}.obj", driver.name));
         let mut compile = Command::new(clang);
@@ -118,6 +154,7 @@ fn link(linker: &Path, driver: &Foreign, objects: &Path, kit: &Path, image: &Pat
         .arg(format!("/out:{}", image.display()))
         .arg(objects.join(format!("{}.obj", driver.name)))
         .args(["ntoskrnl", "hal", "storport", "ndis"].map(|name| kit.join(format!("{name}.lib"))))
+        .args(MORE.iter().map(|(_, library, _)| objects.join(format!("{library}.lib"))))
         .args(driver.needs.iter().map(|name| objects.join(format!("{name}.lib"))))
         .args(driver.private.iter().map(|name| format!("/export:{name},PRIVATE")));
     command

@@ -91,7 +91,8 @@ fn definition<'a>(module: &str, names: impl IntoIterator<Item = &'a Export>) -> 
     text
 }
 
-fn make_import_library(folder: &Path, stem: &str, definition: &str, linker: &Path) -> anyhow::Result<()> {
+/// Makes an import library from a module definition, where it is not there and from the same one.
+pub fn make_import_library(folder: &Path, stem: &str, definition: &str, linker: &Path) -> anyhow::Result<()> {
     let def = folder.join(format!("{stem}.def"));
     let lib = folder.join(format!("{stem}.lib"));
     if lib.exists() && std::fs::read(&def).is_ok_and(|old| old == definition.as_bytes()) {

@@ -110,6 +110,11 @@ pub unsafe trait Platform: Sync {
     fn restore_interrupts(&self, enabled: bool);
     /// Makes a vector pending on a processor, the own one included.
     fn request_interrupt(&self, processor: u32, vector: u8);
+    /// The address to which a device writes a vector so that it interrupts this processor. Xen gives local APICs twice
+    /// the processor's number as their id.
+    fn message_address(&self, processor: u32) -> u64 {
+        0xfee0_0000 | u64::from(2 * processor) << 12
+    }
     /// Ends an interrupt in the local APIC.
     fn end_of_interrupt(&self, vector: u8);
     /// Routes a line of the IOAPIC to a vector of a processor, or nowhere.

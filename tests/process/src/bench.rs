@@ -4,7 +4,7 @@ use crate::frames::{self, MemoryStats};
 use crate::step::{self, Steps};
 use crate::threads::{self, Overlap};
 use crate::touch::{self, Touches, Watch};
-use crate::{host, processor, trap, watchdog};
+use crate::{adapter, host, processor, trap, watchdog};
 use anyhow::Context as _;
 use nt::inf::install::Package;
 use nt::platform::PAGE_SIZE;
@@ -39,6 +39,8 @@ pub struct BenchConfig {
     pub verbose: bool,
     /// The folder with driver packages.
     pub drivers: PathBuf,
+    /// The machine has a PCI host bus adapter for tests (`adapter` in this crate) with this device id.
+    pub adapter: Option<u16>,
     /// The modelled host; `vcpus`, `seed` and `ram_pages` are set from the fields above.
     pub model: xen_model::Config,
 }
@@ -56,6 +58,7 @@ impl Default for BenchConfig {
             threads: None,
             verbose: false,
             drivers: PathBuf::from("target/dist/x64"),
+            adapter: None,
             model: xen_model::Config::default(),
         }
     }
@@ -255,6 +258,9 @@ impl Bench {
             touch::set_up(self.config.watch);
         }
         host::set_up(model, 16 << 10, self.config.verbose)?;
+        if let Some(id) = self.config.adapter {
+            adapter::plug_in(id)?;
+        }
         trap::install()?;
         nt::ke::start();
         let ctx = Ctx { config: self.config };

@@ -1,7 +1,7 @@
 //! `nt`'s platform: memory, processors, ports, PCI and the end of a run, put together.
 
 use crate::frames::{self, memory};
-use crate::{processor, rewrite, step, threads};
+use crate::{adapter, processor, rewrite, step, threads};
 use nt::platform::{Cache, CodeRange, MemoryRange, PAGE_SIZE, PciAddress, Platform, Point, Protection, Stop};
 use std::ptr::NonNull;
 use std::sync::Mutex;
@@ -76,7 +76,9 @@ fn port_in(port: u16, width: u8) -> u32 {
             }
             u32::from_le_bytes(bytes) & ones
         }
-        _ => with_xen(|xen| xen.port_in(port, width)).flatten().unwrap_or(ones),
+        _ => {
+            adapter::port_in(port, width).or_else(|| with_xen(|xen| xen.port_in(port, width)).flatten()).unwrap_or(ones)
+        }
     }
 }
 
@@ -96,7 +98,9 @@ fn port_out(port: u16, width: u8, value: u32) {
             }
         }
         _ => {
-            with_xen(|xen| xen.port_out(port, width, value));
+            if !adapter::port_out(port, width, value) {
+                with_xen(|xen| xen.port_out(port, width, value));
+            }
         }
     }
 }
@@ -230,6 +234,8 @@ unsafe impl Platform for Host {
         ];
         let others = with_xen(|xen| xen.pci_functions()).unwrap_or_default();
         functions.extend(others.into_iter().map(|(device, function)| PciAddress { bus: 0, device, function }));
+        functions.extend(adapter::is_in().then_some(adapter::PLACE));
+        functions.sort_unstable();
         functions
     }
     fn pci_read(&self, at: PciAddress, offset: u16, buf: &mut [u8]) {
@@ -239,6 +245,8 @@ unsafe impl Platform for Host {
             for (index, byte) in buf.iter_mut().enumerate() {
                 *byte = HOST_BRIDGE.get(offset as usize + index).copied().unwrap_or(0);
             }
+        } else if at == adapter::PLACE && adapter::is_in() {
+            adapter::config_read(offset as usize, buf);
         } else {
             buf.fill(0xff);
             if at.bus == 0 {
@@ -249,10 +257,13 @@ unsafe impl Platform for Host {
     fn pci_write(&self, at: PciAddress, offset: u16, data: &[u8]) {
         if is_platform_device(at) {
             with_xen(|xen| xen.pci_config_write(offset as usize, data));
+        } else if at == adapter::PLACE {
+            adapter::config_write(offset as usize, data);
         }
     }
     fn pci_line(&self, at: PciAddress) -> Option<u32> {
-        is_platform_device(at).then(|| xen_model::layout::pci_intx_gsi(at.device, 0))
+        let wired = is_platform_device(at) || at == adapter::PLACE && adapter::is_in();
+        wired.then(|| xen_model::layout::pci_intx_gsi(at.device, 0))
     }
 
     fn prepare_code(&self, base: NonNull<u8>, len: usize, code: &[CodeRange]) {

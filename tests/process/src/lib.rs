@@ -10,6 +10,7 @@
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 compile_error!("this platform is a Linux process on x86-64");
 
+mod adapter;
 mod bench;
 mod firmware;
 mod frames;

@@ -267,7 +267,7 @@ pub fn deliver() {
 
 /// Lets the model work. False: it had nothing to do.
 pub fn step_model() -> bool {
-    let moved = crate::host::with_xen(|xen| xen.step(now_ns())).unwrap_or(false);
+    let moved = crate::host::with_xen(|xen| xen.step(now_ns())).unwrap_or(false) | crate::adapter::work();
     if moved {
         trace(0x57e9);
     }

@@ -11,7 +11,7 @@ use suites::{Case, Failure, Setup};
 /// What the names of such runs begin with.
 const PREFIX: &str = "threads/";
 /// The cases that every whole test run repeats with threads: load, arrival and departure, suspends, and a flood of events,
-/// of both kinds of device. Any other that [`refuse`] lets through can be asked for by name.
+/// of both kinds of device, and programs that talk to the store. Any other that [`refuse`] lets through can be asked for by name.
 pub const CASES: &[&str] = &[
     "io/random",
     "io/large",
@@ -27,6 +27,7 @@ pub const CASES: &[&str] = &[
     "hostile/vanish",
     "hostile/event-storm",
     "control/event-storm",
+    "control/isolation",
     "net/tcp",
     "net/udp",
     "net/connections",

@@ -223,6 +223,11 @@ impl Disk {
         self.info.lock().clone()
     }
 
+    /// Its device object, the top of what drivers below file systems see of it.
+    pub fn device(&self) -> *mut DeviceObject {
+        self.fdo
+    }
+
     /// Whether it was removed.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)

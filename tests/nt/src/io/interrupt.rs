@@ -5,6 +5,7 @@ use super::abi::*;
 use super::kernel::{pool_alloc, pool_free};
 use super::status::*;
 use crate::ke::interrupt::{Connection, Interrupt, MessageRoutine, Service, ServiceRoutine, connect, disconnect};
+use crate::platform::platform;
 use crate::pnp::resource::{CmDescriptor, INTERRUPT_LATCHED, INTERRUPT_MESSAGE, TYPE_INTERRUPT};
 use crate::pnp::{self, with, with_node};
 use alloc::vec::Vec;
@@ -213,14 +214,15 @@ unsafe fn message_based(version: &mut u32, p: &MessageBased) -> NtStatus {
     unsafe {
         (*info).unified_irql = unified;
         let entries = (&raw mut (*info).entries).cast::<MessageEntry>();
-        // Messages that share no lock of the driver's still run one at a time: they share the first one's.
+        // All run at the unified IRQL. Without a lock of the driver's each message has one of its own.
+        // <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/ns-wdm-_io_interrupt_message_info>
         for (index, (vector, processors)) in vectors.iter().enumerate() {
             let service = Service::Message(p.routine, index as u32);
             let irql = (vector >> 4) as u8;
-            match connect_one(*vector, irql, p.synchronize_irql, false, service, p.context, p.lock, *processors) {
+            match connect_one(*vector, irql, unified, false, service, p.context, p.lock, *processors) {
                 Ok(interrupt) => {
                     entries.add(index).write(MessageEntry {
-                        address: 0xFEE0_0000 | u64::from(processors.trailing_zeros()) << 12,
+                        address: platform().message_address(processors.trailing_zeros()),
                         processors: *processors,
                         interrupt,
                         data: *vector,

@@ -8,6 +8,7 @@ pub mod csq;
 pub mod device;
 pub mod driver;
 pub mod file;
+pub mod gpt;
 pub mod interrupt;
 pub mod irp;
 pub mod kernel;
@@ -112,6 +113,7 @@ crate::exports! {
     fn IoFreeErrorLogEntry = notify::IoFreeErrorLogEntry;
     fn IoGetConfigurationInformation = notify::IoGetConfigurationInformation;
     fn IoQueryDeviceDescription = notify::IoQueryDeviceDescription;
+    fn IoReadDiskSignature = partition::IoReadDiskSignature;
     fn IoReadPartitionTableEx = partition::IoReadPartitionTableEx;
     fn IoWritePartitionTableEx = partition::IoWritePartitionTableEx;
     fn IoCreateDisk = partition::IoCreateDisk;

@@ -251,11 +251,20 @@ impl Arbiter {
         }
         let line = |vector: u32| self.lines.values().flatten().any(|u| u.vector == vector);
         let free = |vector: u32| !self.messages.contains_key(&vector) && !line(vector);
-        let first = (FIRST_VECTOR..=END_VECTOR - count).find(|&v| (v..v + count).all(free))?;
+        let before = self.messages.values().filter(|o| **o == owner).count();
+        // A device with several messages puts their number into the low bits of the vector that it was given.
+        let aligned = |v: u32| v.is_multiple_of(count.next_power_of_two());
+        let first = (FIRST_VECTOR..=END_VECTOR - count).find(|&v| aligned(v) && (v..v + count).all(free))?;
         for vector in first..first + count {
             self.messages.insert(vector, owner);
         }
-        let affinity = self.processors(ask);
+        let spread = ask.flags & INTERRUPT_POLICY_INCLUDED != 0 && ask.affinity_policy() == POLICY_SPREAD_MESSAGES;
+        let mut affinity = self.processors(ask);
+        if spread {
+            // One processor for each message, in turn.
+            let processors: Vec<u32> = (0..64).filter(|n| affinity >> n & 1 != 0).collect();
+            affinity = 1 << processors[before % processors.len()];
+        }
         let flags = ask.flags | INTERRUPT_LATCHED;
         let raw = CmDescriptor::messages(ask.share, flags, 0, count as u16, first, affinity);
         let level = (first >> 4) as u16;
@@ -340,6 +349,14 @@ mod tests {
         assert_eq!(got, [(0x50, 1), (0x51, 2), (0x52, 4), (0x53, 8)]);
         assert!(done.raw.iter().all(|d| d.message_count() == 1));
         arbiter.release(1);
+        // Spread: one processor for each message, in turn.
+        let flags = INTERRUPT_LATCHED | INTERRUPT_MESSAGE | INTERRUPT_POLICY_INCLUDED;
+        let mut one = IoDescriptor::interrupt(SHARE_DEVICE_EXCLUSIVE, flags, MESSAGE_TOKEN, MESSAGE_TOKEN);
+        one.data[2] = u32::from(POLICY_SPREAD_MESSAGES);
+        let done = arbiter.assign(&ask(alloc::vec![one; 6]), &[], 2).unwrap();
+        let got: Vec<u64> = done.translated.iter().map(CmDescriptor::affinity).collect();
+        assert_eq!(got, [1, 2, 4, 8, 1, 2]);
+        arbiter.release(2);
         assert!(arbiter.messages.is_empty());
     }
 
@@ -351,6 +368,10 @@ mod tests {
         let done = arbiter.assign(&ask(alloc::vec![run]), &[], 1).unwrap();
         assert_eq!(done.raw[0].message_count(), 4);
         assert_eq!(arbiter.messages.len(), 4);
+        // The number of a message fits into the low bits of a run's first vector.
+        let one = IoDescriptor::interrupt(SHARE_DEVICE_EXCLUSIVE, flags, MESSAGE_TOKEN, MESSAGE_TOKEN);
+        assert_eq!(arbiter.assign(&ask(alloc::vec![one]), &[], 2).unwrap().raw[0].vector(), 0x54);
+        assert_eq!(arbiter.assign(&ask(alloc::vec![run]), &[], 3).unwrap().raw[0].vector(), 0x58);
     }
 
     #[test]

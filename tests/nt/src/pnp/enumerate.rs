@@ -31,7 +31,6 @@ pub(crate) fn insert(parent: Option<NodeId>, pdo: *mut DeviceObject, instance: S
                 capabilities: DeviceCapabilities::query(),
                 bus: None,
                 boot: Vec::new(),
-                requirements: Vec::new(),
                 assignment: arbiter::Assignment::default(),
                 service: None,
                 present: true,
@@ -145,7 +144,6 @@ pub(crate) fn adopt(parent: NodeId, pdo: *mut DeviceObject) -> Option<NodeId> {
         let location = send::query_text(pdo, 1);
         let bus = send::query_bus_information(pdo);
         let boot = resource::parse_cm_resource_list(&send::query_resources(pdo)).unwrap_or_default();
-        let requirements = send::query_requirements(pdo);
         reg::with(|registry| {
             let path = alloc::format!(r"{CONTROL_SET}\Enum\{instance}");
             let Ok(key) = registry.create_path(&path, now()) else { return };
@@ -173,7 +171,6 @@ pub(crate) fn adopt(parent: NodeId, pdo: *mut DeviceObject) -> Option<NodeId> {
             node.capabilities = capabilities;
             node.bus = bus;
             node.boot = boot;
-            node.requirements = requirements;
         });
         Some(id)
     }

@@ -11,6 +11,7 @@ pub mod boot;
 pub mod control;
 pub mod enumerate;
 pub mod interface;
+mod messages;
 pub mod pci;
 pub mod property;
 pub mod remove;
@@ -104,8 +105,6 @@ pub struct Node {
     pub bus: Option<PnpBusInformation>,
     /// What the device decoded when it was found.
     pub boot: Vec<resource::CmDescriptor>,
-    /// What it asks for, before filters.
-    pub requirements: Vec<u8>,
     /// What it got.
     pub assignment: arbiter::Assignment,
     /// The service of its function driver.

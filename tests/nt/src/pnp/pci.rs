@@ -1,12 +1,10 @@
 //! `\Driver\PCI`: enumerates the functions of the platform's PCI bus and is their bus driver.
 //!
 //! Identifiers: <https://learn.microsoft.com/windows-hardware/drivers/install/identifiers-for-pci-devices>.
-//! A device's BARs and its interrupt pin become requirements; message-signaled interrupts are asked for when its INF
-//! says so (`Interrupt Management\MessageSignaledInterruptProperties`):
-//! <https://learn.microsoft.com/windows-hardware/drivers/kernel/enabling-message-signaled-interrupts-in-the-registry>.
+//! A device's BARs and its interrupt pin become requirements, and so do its messages: see `messages`.
 use super::resource::*;
 use super::root::{complete, pool_list, pool_string, target_relation};
-use super::{root, with_node};
+use super::{messages, root};
 use crate::inf::install::CONTROL_SET;
 use crate::io::abi::*;
 use crate::io::device::{
@@ -20,6 +18,7 @@ use crate::ob::ObfReferenceObject;
 use crate::platform::{PciAddress, platform};
 use crate::reg::{self, hive};
 use crate::rtl::abi::Guid;
+use crate::sync::IrqLock;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::c_void;
@@ -40,12 +39,9 @@ const ROOT_BUS_ID: &str = r"ACPI\PNP0A03";
 const COMMAND: u16 = 4;
 const CLASS: u16 = 8;
 const HEADER_TYPE: u16 = 0x0e;
-const BARS: u16 = 0x10;
+pub(super) const BARS: u16 = 0x10;
 const SUBSYSTEM: u16 = 0x2c;
-const CAPABILITIES: u16 = 0x34;
 const INTERRUPT: u16 = 0x3c;
-const CAP_MSI: u8 = 0x05;
-const CAP_MSIX: u8 = 0x11;
 
 /// The extension of both kinds of device.
 #[repr(C)]
@@ -56,6 +52,8 @@ struct Extension {
     children: *mut Vec<*mut DeviceObject>,
     /// Where a child is.
     at: PciAddress,
+    /// A child's MSI-X table while it is started.
+    table: IrqLock<Option<messages::Table>>,
     references: core::sync::atomic::AtomicI32,
 }
 
@@ -64,29 +62,29 @@ unsafe fn extension<'a>(device: *mut DeviceObject) -> &'a mut Extension {
     unsafe { &mut *(*device).extension.cast::<Extension>() }
 }
 
-fn read32(at: PciAddress, offset: u16) -> u32 {
+pub(super) fn read32(at: PciAddress, offset: u16) -> u32 {
     let mut bytes = [0xff; 4];
     platform().pci_read(at, offset, &mut bytes);
     u32::from_le_bytes(bytes)
 }
 
-fn read16(at: PciAddress, offset: u16) -> u16 {
+pub(super) fn read16(at: PciAddress, offset: u16) -> u16 {
     let mut bytes = [0xff; 2];
     platform().pci_read(at, offset, &mut bytes);
     u16::from_le_bytes(bytes)
 }
 
-fn read8(at: PciAddress, offset: u16) -> u8 {
+pub(super) fn read8(at: PciAddress, offset: u16) -> u8 {
     let mut bytes = [0xff];
     platform().pci_read(at, offset, &mut bytes);
     bytes[0]
 }
 
-fn write32(at: PciAddress, offset: u16, value: u32) {
+pub(super) fn write32(at: PciAddress, offset: u16, value: u32) {
     platform().pci_write(at, offset, &value.to_le_bytes());
 }
 
-fn write16(at: PciAddress, offset: u16, value: u16) {
+pub(super) fn write16(at: PciAddress, offset: u16, value: u16) {
     platform().pci_write(at, offset, &value.to_le_bytes());
 }
 
@@ -158,17 +156,17 @@ impl Identity {
 
 /// A base address register as it stands and as wide as it is.
 #[derive(Clone, Copy, Debug)]
-struct Bar {
-    register: u16,
+pub(super) struct Bar {
+    pub register: u16,
     port: bool,
     wide: bool,
     prefetchable: bool,
-    start: u64,
-    length: u64,
+    pub start: u64,
+    pub length: u64,
 }
 
 /// The BARs of a function. Sizing writes ones, with decoding off, and puts everything back.
-fn bars(at: PciAddress) -> Vec<Bar> {
+pub(super) fn bars(at: PciAddress) -> Vec<Bar> {
     let mut out = Vec::new();
     if !matches!(read8(at, HEADER_TYPE), 0 | 0x80) {
         return out;
@@ -214,34 +212,6 @@ fn bars(at: PciAddress) -> Vec<Bar> {
     out
 }
 
-fn capability(at: PciAddress, wanted: u8) -> Option<u16> {
-    if read16(at, 6) & 0x10 == 0 {
-        return None;
-    }
-    let mut place = u16::from(read8(at, CAPABILITIES) & !3);
-    for _ in 0..48 {
-        if place < 0x40 {
-            return None;
-        }
-        if read8(at, place) == wanted {
-            return Some(place);
-        }
-        place = u16::from(read8(at, place + 1) & !3);
-    }
-    None
-}
-
-/// Messages that the function can send: MSI-X before MSI.
-fn messages(at: PciAddress) -> u32 {
-    if let Some(place) = capability(at, CAP_MSIX) {
-        return u32::from(read16(at, place + 2) & 0x7ff) + 1;
-    }
-    match capability(at, CAP_MSI) {
-        Some(place) => 1 << (read16(at, place + 2) >> 1 & 7),
-        None => 0,
-    }
-}
-
 fn memory_flags(bar: &Bar) -> u16 {
     if bar.prefetchable { MEMORY_PREFETCHABLE } else { 0 }
 }
@@ -270,26 +240,6 @@ fn line(at: PciAddress) -> Option<u32> {
     if read8(at, INTERRUPT + 1) == 0 { None } else { platform().pci_line(at) }
 }
 
-/// Whether the device's INF enables messages, and how many at most.
-fn message_limit(device: *mut DeviceObject) -> Option<u32> {
-    let id = super::node_of(device)?;
-    let instance = with_node(id, |n| n.instance.clone())?;
-    reg::with(|registry| {
-        let path = alloc::format!(
-            r"{CONTROL_SET}\Enum\{instance}\Device Parameters\Interrupt Management\MessageSignaledInterruptProperties"
-        );
-        let key = registry.open(None, &path).ok()?;
-        let number = |name: &str| {
-            let value = registry.value(key, name).ok()?;
-            Some(u32::from_le_bytes(value.data.get(..4)?.try_into().ok()?))
-        };
-        if number("MSISupported")? == 0 {
-            return None;
-        }
-        Some(number("MessageNumberLimit").unwrap_or(u32::MAX))
-    })
-}
-
 fn requirements(device: *mut DeviceObject, at: PciAddress) -> Vec<u8> {
     let mut list = Vec::new();
     for bar in bars(at) {
@@ -305,30 +255,22 @@ fn requirements(device: *mut DeviceObject, at: PciAddress) -> Vec<u8> {
         }
     }
     let wired = line(at).map(|_| IoDescriptor::interrupt(SHARE_SHARED, 0, 0, u32::MAX));
-    let count = messages(at);
-    match message_limit(device).filter(|_| count != 0) {
-        Some(limit) => {
-            let count = count.min(limit).max(1);
-            let flags = INTERRUPT_LATCHED | INTERRUPT_MESSAGE;
-            let first = MESSAGE_TOKEN - (count - 1);
-            list.push(
-                IoDescriptor::interrupt(SHARE_DEVICE_EXCLUSIVE, flags, first, MESSAGE_TOKEN)
-                    .with_option(OPTION_PREFERRED),
-            );
-            list.extend(wired.map(|w| w.with_option(OPTION_ALTERNATIVE)));
-        }
-        None => list.extend(wired),
-    }
-    if list.is_empty() {
+    let lists: Vec<Vec<IoDescriptor>> = messages::choices(device, at, wired)
+        .into_iter()
+        .map(|interrupts| list.iter().copied().chain(interrupts).collect::<Vec<_>>())
+        .filter(|list| !list.is_empty())
+        .collect();
+    if lists.is_empty() {
         return Vec::new();
     }
     let slot_number = u32::from(at.device) | u32::from(at.function) << 5;
     let bus_number = u32::from(at.bus);
-    Requirements { interface_type: PCI_BUS as u32, bus_number, slot_number, lists: alloc::vec![list] }.to_bytes()
+    Requirements { interface_type: PCI_BUS as u32, bus_number, slot_number, lists }.to_bytes()
 }
 
-/// Programs a function with what it got, and lets it decode.
-fn program(at: PciAddress, assigned: &[CmDescriptor]) {
+/// Programs a function with what it got, and lets it decode. Its MSI-X table, if it has one and uses it.
+fn program(at: PciAddress, assigned: &[CmDescriptor]) -> Option<messages::Table> {
+    messages::silence(at);
     let mut left: Vec<&CmDescriptor> = assigned.iter().collect();
     let mut command = read16(at, COMMAND);
     for bar in bars(at) {
@@ -347,22 +289,7 @@ fn program(at: PciAddress, assigned: &[CmDescriptor]) {
     }
     // Bus master.
     write16(at, COMMAND, command | 4);
-    let message = assigned.iter().find(|d| d.kind == TYPE_INTERRUPT && d.flags & INTERRUPT_MESSAGE != 0);
-    let Some(message) = message else { return };
-    if let Some(place) = capability(at, CAP_MSI) {
-        let control = read16(at, place + 2);
-        let cpu = message.affinity().trailing_zeros();
-        write32(at, place + 4, 0xFEE0_0000 | cpu << 12);
-        let data = if control & 0x80 != 0 {
-            write32(at, place + 8, 0);
-            place + 12
-        } else {
-            place + 8
-        };
-        write16(at, data, message.vector() as u16);
-        let enabled = u16::from(message.message_count().next_power_of_two().trailing_zeros() as u8);
-        write16(at, place + 2, control & !0x70 | enabled << 4 | 1);
-    }
+    messages::program(at, assigned)
 }
 
 unsafe extern "win64" fn add_device(driver: *mut DriverObject, pdo: *mut DeviceObject) -> NtStatus {
@@ -407,6 +334,7 @@ unsafe fn relations(device: *mut DeviceObject) -> usize {
                 continue;
             }
             extension(child).at = at;
+            (&raw mut extension(child).table).write(IrqLock::new(None));
             (*child).flags &= !do_flags::DEVICE_INITIALIZING;
             children.push(child);
         }
@@ -575,18 +503,25 @@ unsafe fn child_pnp(device: *mut DeviceObject, irp: *mut Irp) -> NtStatus {
                 let raw = parameters.start.raw.cast::<u8>();
                 if !raw.is_null() {
                     let bytes = core::slice::from_raw_parts(raw, super::send::cm_list_bytes(raw));
-                    program(at, &parse_cm_resource_list(bytes).unwrap_or_default());
+                    let table = program(at, &parse_cm_resource_list(bytes).unwrap_or_default());
+                    *extension(device).table.lock() = table;
                 }
+                (STATUS_SUCCESS, 0)
+            }
+            mn::STOP_DEVICE => {
+                messages::silence(at);
+                drop(extension(device).table.lock().take());
                 (STATUS_SUCCESS, 0)
             }
             mn::QUERY_REMOVE_DEVICE
             | mn::CANCEL_REMOVE_DEVICE
             | mn::QUERY_STOP_DEVICE
-            | mn::STOP_DEVICE
             | mn::CANCEL_STOP_DEVICE
             | mn::SURPRISE_REMOVAL
             | mn::DEVICE_USAGE_NOTIFICATION => (STATUS_SUCCESS, 0),
             mn::REMOVE_DEVICE => {
+                messages::silence(at);
+                drop(extension(device).table.lock().take());
                 write16(at, COMMAND, read16(at, COMMAND) & !4);
                 let gone = !platform().pci_functions().contains(&at);
                 let status = complete(irp, STATUS_SUCCESS, 0);
@@ -658,6 +593,23 @@ unsafe fn child_pnp(device: *mut DeviceObject, irp: *mut Irp) -> NtStatus {
             }
             mn::QUERY_INTERFACE => {
                 let p = parameters.query_interface;
+                let own = |size: usize| Interface {
+                    size: size as u16,
+                    version: 1,
+                    context: device.cast(),
+                    reference: Some(reference),
+                    dereference: Some(dereference),
+                };
+                if *p.interface_type == messages::TABLE_INTERFACE && messages::has_table(at) {
+                    let size = size_of::<messages::TableInterface>();
+                    if usize::from(p.size) < size {
+                        return complete(irp, STATUS_BUFFER_TOO_SMALL, 0);
+                    }
+                    let whole = messages::TableInterface::new(own(size));
+                    p.interface.cast::<messages::TableInterface>().write(whole);
+                    reference(device.cast());
+                    return complete(irp, STATUS_SUCCESS, 0);
+                }
                 if *p.interface_type != BUS_INTERFACE_STANDARD {
                     return complete(irp, before.status, before.information);
                 }
@@ -665,13 +617,7 @@ unsafe fn child_pnp(device: *mut DeviceObject, irp: *mut Irp) -> NtStatus {
                     (STATUS_BUFFER_TOO_SMALL, 0)
                 } else {
                     p.interface.cast::<BusInterfaceStandard>().write(BusInterfaceStandard {
-                        head: Interface {
-                            size: size_of::<BusInterfaceStandard>() as u16,
-                            version: 1,
-                            context: device.cast(),
-                            reference: Some(reference),
-                            dereference: Some(dereference),
-                        },
+                        head: own(size_of::<BusInterfaceStandard>()),
                         translate_bus_address: Some(translate),
                         get_dma_adapter: Some(get_dma_adapter),
                         set_bus_data: Some(set_bus_data),
@@ -712,6 +658,29 @@ unsafe extern "win64" fn power(device: *mut DeviceObject, irp: *mut Irp) -> NtSt
     }
 }
 
+/// WMI requests are not this driver's: a child ends them as they came.
+unsafe extern "win64" fn system_control(device: *mut DeviceObject, irp: *mut Irp) -> NtStatus {
+    // SAFETY: an IRP that came to this driver.
+    unsafe {
+        let lower = extension(device).lower;
+        if !lower.is_null() {
+            skip(irp);
+            return IofCallDriver(lower, irp);
+        }
+        let before = (*irp).io_status;
+        complete(irp, before.status, before.information)
+    }
+}
+
+/// The MSI-X table of a PDO of this bus. Any IRQL.
+///
+/// # Safety
+/// The device is one of this bus's children.
+pub(super) unsafe fn table_of<'a>(pdo: *mut DeviceObject) -> &'a IrqLock<Option<messages::Table>> {
+    // SAFETY: the caller's promise.
+    unsafe { &extension(pdo).table }
+}
+
 /// The address of a PDO of this bus.
 ///
 /// # Safety
@@ -727,6 +696,7 @@ pub(crate) fn init() {
     let made = driver::builtin("pci", |driver| {
         driver.major[usize::from(mj::PNP)] = Some(pnp);
         driver.major[usize::from(mj::POWER)] = Some(power);
+        driver.major[usize::from(mj::SYSTEM_CONTROL)] = Some(system_control);
         // SAFETY: made with an extension.
         unsafe { (*driver.extension).add_device = Some(add_device) };
     });

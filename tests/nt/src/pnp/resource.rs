@@ -42,6 +42,8 @@ pub const INTERRUPT_POLICY_INCLUDED: u16 = 4;
 pub const MESSAGE_TOKEN: u32 = 0xFFFF_FFFE;
 /// IrqPolicySpecifiedProcessors of `IRQ_DEVICE_POLICY`.
 pub const POLICY_SPECIFIED_PROCESSORS: u16 = 4;
+/// IrqPolicySpreadMessagesAcrossAllProcessors.
+pub const POLICY_SPREAD_MESSAGES: u16 = 5;
 
 /// CM_RESOURCE_PORT_IO.
 pub const PORT_IO: u16 = 1;
@@ -109,6 +111,13 @@ impl CmDescriptor {
     /// Vector of an interrupt.
     pub fn vector(&self) -> u32 {
         self.data[1]
+    }
+
+    /// The same interrupt with another vector.
+    #[must_use]
+    pub fn with_vector(self, vector: u32) -> Self {
+        let data = [self.data[0], vector, self.data[2], self.data[3]];
+        Self { data, ..self }
     }
 
     /// Processors of an interrupt.

@@ -147,11 +147,21 @@ unsafe extern "win64" fn power(_: *mut DeviceObject, irp: *mut Irp) -> NtStatus 
     }
 }
 
+/// WMI requests end here as they came: the root's devices have no blocks.
+unsafe extern "win64" fn system_control(_: *mut DeviceObject, irp: *mut Irp) -> NtStatus {
+    // SAFETY: an IRP that came to this driver.
+    unsafe {
+        let before = (*irp).io_status;
+        complete(irp, before.status, before.information)
+    }
+}
+
 /// Makes the root and its driver. Once.
 pub(crate) fn init() {
     let made = driver::builtin("PnpManager", |driver| {
         driver.major[usize::from(mj::PNP)] = Some(pnp);
         driver.major[usize::from(mj::POWER)] = Some(power);
+        driver.major[usize::from(mj::SYSTEM_CONTROL)] = Some(system_control);
     });
     assert!(made.is_ok(), "the root bus driver could not be made");
     enumerate::insert_root();

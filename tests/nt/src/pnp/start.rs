@@ -74,11 +74,13 @@ impl Drop for PoolList {
 
 /// Assigns resources to a device whose drivers are on it.
 fn assign(id: NodeId) -> Result<(), Problem> {
-    let Some((pdo, requirements, boot)) = with_node(id, |n| (n.pdo, n.requirements.clone(), n.boot.clone())) else {
+    let Some((pdo, boot)) = with_node(id, |n| (n.pdo, n.boot.clone())) else {
         return Err(Problem::NotConfigured);
     };
+    // Asked here, with the INF installed: it may say that the device wants messages.
+    // <https://learn.microsoft.com/windows-hardware/drivers/kernel/irp-mn-query-resource-requirements>
     // SAFETY: the node holds a reference to its device.
-    let filtered = unsafe { send::filter_requirements(pdo, requirements) };
+    let filtered = unsafe { send::filter_requirements(pdo, send::query_requirements(pdo)) };
     if filtered.is_empty() {
         // A device that asks for nothing keeps what it decodes.
         with_node(id, |n| {

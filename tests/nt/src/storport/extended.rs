@@ -6,7 +6,7 @@
 
 use super::abi::*;
 use super::adapter::{self, Adapter, NON_PAGED_POOL_NX, Request};
-use super::{interrupt, registry, violation};
+use super::{interrupt, performance, registry, violation};
 use crate::ex::{ExAllocatePoolWithTag, ExFreePool};
 use crate::io::abi::Irp;
 use crate::io::irp::IofCompleteRequest;
@@ -185,17 +185,12 @@ unsafe fn call(code: u32, adapter: &Adapter, a: &Arguments) -> u32 {
                 None => STOR_STATUS_INVALID_PARAMETER,
             },
             // InitializePerformanceOptimizations: query, data.
-            14 => performance(a.number(0) as u8 != 0, a.pointer(1)),
+            14 => performance::choose(adapter, a.number(0) as u8 != 0, a.pointer(1)),
             // GetStartIoPerformanceParameters: SRB, parameters.
-            15 => {
-                let parameters = &mut *a.pointer::<StartIoPerformanceParameters>(1);
-                if parameters.version != 1 || (parameters.size as usize) < size_of::<StartIoPerformanceParameters>() {
-                    return STOR_STATUS_UNSUPPORTED_VERSION;
-                }
-                let processor = ke::KeGetCurrentProcessorNumberEx(ptr::null_mut());
-                (parameters.message_number, parameters.channel_number) = (processor, processor);
-                STOR_STATUS_SUCCESS
-            }
+            15 => match a.pointer::<StartIoPerformanceParameters>(1).as_mut() {
+                Some(parameters) => performance::parameters(adapter, parameters),
+                None => STOR_STATUS_INVALID_PARAMETER,
+            },
             // LogSystemEvent: details, size.
             16 => {
                 crate::platform::platform().log("storport: the miniport logged a system event");
@@ -367,25 +362,6 @@ unsafe fn call(code: u32, adapter: &Adapter, a: &Arguments) -> u32 {
 fn request(adapter: &Adapter, srb: *mut c_void) -> Option<&Request> {
     // SAFETY: outstanding requests stay alive until the miniport completes them, and it is the miniport that asks.
     adapter.outstanding(srb).map(|request| unsafe { &*request })
-}
-
-/// StorPortInitializePerfOpts: what is offered is DPC redirection, concurrent channels and advanced locality; they are
-/// accepted and change nothing that can be seen but the channel numbers.
-unsafe fn performance(query: bool, data: *mut PerfConfigurationData) -> u32 {
-    const OFFERED: u32 = 0x3f;
-    // SAFETY: the miniport gives a structure as long as its size says.
-    unsafe {
-        let version = (*data).version;
-        if !(1..=6).contains(&version) || (*data).size < 0x18 {
-            return STOR_STATUS_UNSUPPORTED_VERSION;
-        }
-        if query {
-            (&raw mut (*data).flags).write(OFFERED);
-            (&raw mut (*data).concurrent_channels).write(crate::platform::platform().processors());
-            return STOR_STATUS_SUCCESS;
-        }
-        if (*data).flags & !OFFERED != 0 { STOR_STATUS_INVALID_PARAMETER } else { STOR_STATUS_SUCCESS }
-    }
 }
 
 /// `STOR_REQUEST_INFO_V1`, the part that both versions have.

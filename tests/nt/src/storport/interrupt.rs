@@ -6,6 +6,7 @@ use super::adapter::Adapter;
 use crate::ke::interrupt::{
     Connection, Interrupt, KeAcquireInterruptSpinLock, KeReleaseInterruptSpinLock, Service, connect, disconnect,
 };
+use crate::platform::platform;
 use crate::pnp::resource::{CmDescriptor, INTERRUPT_LATCHED, INTERRUPT_MESSAGE, TYPE_INTERRUPT};
 use crate::status::NtStatus;
 use alloc::boxed::Box;
@@ -13,6 +14,12 @@ use alloc::vec::Vec;
 use core::ffi::c_void;
 use core::ptr;
 use core::sync::atomic::Ordering;
+
+/// `INTERRUPT_SYNCHRONIZATION_MODE`.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/ne-storport-_interrupt_synchronization_mode>
+const INTERRUPT_SUPPORT_NONE: u32 = 0;
+/// Each message has a lock of its own; otherwise one is for all of them.
+const INTERRUPT_SYNCHRONIZE_PER_MESSAGE: u32 = 2;
 
 /// The connected interrupts of an adapter.
 pub struct Interrupts {
@@ -31,36 +38,41 @@ pub fn connect_all(adapter: &Adapter, raw: &[CmDescriptor], translated: &[CmDesc
     let is_interrupt = |d: &&CmDescriptor| d.kind == TYPE_INTERRUPT;
     let pairs: Vec<_> = raw.iter().filter(is_interrupt).zip(translated.iter().filter(is_interrupt)).collect();
     let config = adapter.config();
-    let message_routine = config.hw_ms_interrupt_routine;
-    let messages: Vec<_> = pairs.iter().filter(|(_, t)| t.flags & INTERRUPT_MESSAGE != 0).collect();
-    let use_messages = !messages.is_empty() && message_routine.is_some();
-    let line = pairs.iter().find(|(_, t)| t.flags & INTERRUPT_MESSAGE == 0);
+    // A message for each that a descriptor stands for.
+    let messages: Vec<(CmDescriptor, CmDescriptor)> = pairs
+        .iter()
+        .filter(|(_, translated)| translated.flags & INTERRUPT_MESSAGE != 0)
+        .flat_map(|(raw, translated)| {
+            (0..u32::from(raw.message_count().max(1))).map(|n| (**raw, translated.with_vector(translated.vector() + n)))
+        })
+        .collect();
+    let mode = config.interrupt_synchronization_mode;
+    let use_messages =
+        !messages.is_empty() && config.hw_ms_interrupt_routine.is_some() && mode != INTERRUPT_SUPPORT_NONE;
+    let line = pairs.iter().find(|(_, t)| t.flags & INTERRUPT_MESSAGE == 0).map(|(raw, t)| (**raw, **t));
     if !use_messages && (line.is_none() && messages.is_empty() || adapter.hw.hw_interrupt.is_none()) {
         return Ok(());
     }
     let context = (&raw const *adapter).cast_mut().cast::<c_void>();
-    // InterruptSynchronizePerMessage: each message has a lock of its own.
-    let own_locks = config.interrupt_synchronization_mode == 2;
+    let own_locks = mode == INTERRUPT_SYNCHRONIZE_PER_MESSAGE;
     let mut all = Box::new(Interrupts {
         objects: Vec::new(),
         descriptors: Vec::new(),
         shared_lock: Box::new(0),
         messages: use_messages,
     });
-    let chosen: Vec<_> = if use_messages {
-        messages.into_iter().copied().collect()
-    } else {
-        line.or(pairs.first()).copied().into_iter().collect()
-    };
-    let highest = chosen.iter().map(|(_, t)| t.level() as u8).max().unwrap_or(0);
+    let chosen: Vec<_> = if use_messages { messages } else { line.or(messages.first().copied()).into_iter().collect() };
+    // The translated level is that of a descriptor's first vector; each vector's own is its upper half.
+    let level = |translated: &CmDescriptor| (translated.vector() >> 4) as u8;
+    let highest = chosen.iter().map(|(_, t)| level(t)).max().unwrap_or(0);
     for (id, (raw, translated)) in chosen.into_iter().enumerate() {
         let message = translated.flags & INTERRUPT_MESSAGE != 0;
         let lock = if own_locks || !use_messages { ptr::null_mut() } else { &raw mut *all.shared_lock };
         let processor = translated.affinity().trailing_zeros();
         let connection = Connection {
             vector: translated.vector() as u8,
-            irql: translated.level() as u8,
-            synchronize_irql: if own_locks { translated.level() as u8 } else { highest },
+            irql: level(&translated),
+            synchronize_irql: if own_locks { level(&translated) } else { highest },
             shared: !message && translated.flags & INTERRUPT_LATCHED == 0,
             service: if use_messages {
                 Service::Message(message_service, id as u32)
@@ -75,7 +87,7 @@ pub fn connect_all(adapter: &Adapter, raw: &[CmDescriptor], translated: &[CmDesc
         match unsafe { connect(connection) } {
             Ok(object) => {
                 all.objects.push(object);
-                all.descriptors.push(*translated);
+                all.descriptors.push(translated);
             }
             Err(status) => {
                 for object in &all.objects {
@@ -136,6 +148,12 @@ pub fn release(adapter: &Adapter, message: u32, old: u8) {
     }
 }
 
+/// The processors that take each message. Empty: the adapter has none.
+pub fn targets(adapter: &Adapter) -> Vec<u64> {
+    let all = of(adapter).filter(|all| all.messages);
+    all.map_or(Vec::new(), |all| all.descriptors.iter().map(CmDescriptor::affinity).collect())
+}
+
 /// What is known of a message: `StorPortGetMSIInfo`.
 pub fn information(adapter: &Adapter, message: u32) -> Option<MessageInterruptInformation> {
     let all = of(adapter).filter(|all| all.messages)?;
@@ -143,9 +161,9 @@ pub fn information(adapter: &Adapter, message: u32) -> Option<MessageInterruptIn
     Some(MessageInterruptInformation {
         message_id: message,
         message_data: descriptor.vector(),
-        message_address: 0xfee0_0000 | u64::from(descriptor.affinity().trailing_zeros() & 0xff) << 12,
+        message_address: platform().message_address(descriptor.affinity().trailing_zeros()),
         interrupt_vector: descriptor.vector(),
-        interrupt_level: u32::from(descriptor.level()),
+        interrupt_level: descriptor.vector() >> 4,
         interrupt_mode: 1,
     })
 }

@@ -42,8 +42,8 @@ pub const GUID_AT: usize = 0x18;
 pub const FLAGS: usize = 0x2c;
 /// Offset of SizeNeeded in `WNODE_TOO_SMALL`.
 pub const SIZE_NEEDED: usize = 0x30;
-/// Bytes of `WNODE_TOO_SMALL`.
-pub const TOO_SMALL_BYTES: usize = 0x34;
+/// Bytes of `WNODE_TOO_SMALL`: a multiple of eight, as the header holds a LARGE_INTEGER.
+pub const TOO_SMALL_BYTES: usize = 0x38;
 /// `WNODE_FLAG_ALL_DATA`.
 pub const FLAG_ALL_DATA: u32 = 0x1;
 /// `WNODE_FLAG_EVENT_ITEM`.

@@ -16,7 +16,7 @@ const NOT_WMI: i32 = 2;
 const FORWARD: i32 = 3;
 /// STATUS_WMI_GUID_NOT_FOUND, STATUS_WMI_INSTANCE_NOT_FOUND, STATUS_WMI_READ_ONLY.
 const GUID_NOT_FOUND: NtStatus = 0xc000_0295_u32 as i32;
-const INSTANCE_NOT_FOUND: NtStatus = 0xc000_0297_u32 as i32;
+const INSTANCE_NOT_FOUND: NtStatus = 0xc000_0296_u32 as i32;
 const READ_ONLY: NtStatus = 0xc000_02c6_u32 as i32;
 /// Where the fixed part of each kind of WNODE ends: the pairs of WNODE_ALL_DATA, the data of the others.
 const ALL_DATA_PAIRS: usize = 0x3c;
@@ -203,15 +203,14 @@ pub unsafe extern "win64" fn WmiSystemControl(
             QUERY_ALL_DATA => {
                 let Some(query) = context.query_block else { return done(STATUS_INVALID_DEVICE_REQUEST, 0) };
                 let start = all_data_start(count);
-                if node.bytes < HEADER_BYTES {
+                if node.bytes < ALL_DATA_PAIRS {
                     return done(STATUS_BUFFER_TOO_SMALL, 0);
                 }
                 let room = node.bytes.saturating_sub(start);
-                if room != 0 {
-                    ptr::write_bytes(node.at.add(HEADER_BYTES), 0, start - HEADER_BYTES);
-                    node.set(HEADER_BYTES, start);
-                    node.set(HEADER_BYTES + 4, count as usize);
-                }
+                ptr::write_bytes(node.at.add(HEADER_BYTES), 0, start.min(node.bytes) - HEADER_BYTES);
+                // Also where nothing fits: what is needed is counted from there.
+                node.set(HEADER_BYTES, start);
+                node.set(HEADER_BYTES + 4, count as usize);
                 let lengths = if room == 0 { ptr::null_mut() } else { node.at.add(ALL_DATA_PAIRS).cast::<u32>() };
                 let data = if room == 0 { ptr::null_mut() } else { node.at.add(start) };
                 disposition.write(PROCESSED);
