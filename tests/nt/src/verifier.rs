@@ -11,6 +11,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use hashbrown::HashSet;
+use rustc_hash::FxBuildHasher;
 
 /// DRIVER_VERIFIER_DETECTED_VIOLATION.
 const DETECTED: u32 = 0xc4;
@@ -32,7 +34,8 @@ static HELD: [[AtomicUsize; LOCKS]; CPUS] = [const { [const { AtomicUsize::new(0
 /// How many of them.
 static COUNT: [AtomicUsize; CPUS] = [const { AtomicUsize::new(0) }; CPUS];
 /// See [`Order`].
-static ORDER: IrqLock<Order> = IrqLock::new(Order { pairs: BTreeSet::new(), locks: BTreeSet::new() });
+static ORDER: IrqLock<Order> =
+    IrqLock::new(Order { pairs: HashSet::with_hasher(FxBuildHasher), locks: BTreeSet::new() });
 /// Longest DPC so far, in 100 ns units.
 static LONGEST_DPC: AtomicU64 = AtomicU64::new(0);
 static DPCS: AtomicU64 = AtomicU64::new(0);
@@ -45,7 +48,7 @@ static REPORTS: AtomicBool = AtomicBool::new(false);
 /// What is known of the order in which locks are taken.
 struct Order {
     /// The second was taken with the first held.
-    pairs: BTreeSet<(usize, usize)>,
+    pairs: HashSet<(usize, usize), FxBuildHasher>,
     /// Every lock of a pair, so that memory without one is told at once.
     locks: BTreeSet<usize>,
 }
@@ -122,21 +125,28 @@ pub(crate) fn lock_taken(lock: usize) {
         held[0].store(lock, Ordering::Relaxed);
         return;
     }
-    let mut free = None;
+    let (mut free, mut left) = (None, count);
     for slot in held {
+        if left == 0 && free.is_some() {
+            break;
+        }
         let other = slot.load(Ordering::Relaxed);
         if other == 0 {
             free.get_or_insert(slot);
             continue;
         }
+        left = left.saturating_sub(1);
         let mut order = ORDER.lock();
+        // One that is known was judged when it came to be.
+        if order.pairs.contains(&(other, lock)) {
+            continue;
+        }
         if order.pairs.contains(&(lock, other)) {
             drop(order);
             lock_violation("taken with another one held that was once taken after it (lock order)", lock);
         }
-        if order.pairs.insert((other, lock)) {
-            order.locks.extend([lock, other]);
-        }
+        order.pairs.insert((other, lock));
+        order.locks.extend([lock, other]);
     }
     match free {
         Some(slot) => slot.store(lock, Ordering::Relaxed),
@@ -165,10 +175,14 @@ pub fn locks_held() -> usize {
 /// Memory goes: a lock in it must be free, and what was known of its order is void.
 pub(crate) fn memory_freed(start: usize, end: usize) {
     // Each block that is freed comes here: only the processors that there are.
-    for slot in HELD.iter().take(platform().processors() as usize).flatten() {
-        let lock = slot.load(Ordering::Relaxed);
-        if (start..end).contains(&lock) {
-            lock_violation("memory of a held spin lock is freed", lock);
+    for (held, count) in HELD.iter().zip(&COUNT).take(platform().processors() as usize) {
+        if count.load(Ordering::Relaxed) == 0 {
+            continue;
+        }
+        for lock in held.iter().map(|slot| slot.load(Ordering::Relaxed)) {
+            if (start..end).contains(&lock) {
+                lock_violation("memory of a held spin lock is freed", lock);
+            }
         }
     }
     let mut order = ORDER.lock();
@@ -245,19 +259,21 @@ pub(crate) unsafe extern "win64" fn on_call(thunk: &loader::Thunk, frame: *const
     let return_address = unsafe { frame.read() } as usize;
     let platform = platform();
     CALLS.fetch_add(1, Ordering::Relaxed);
-    LAST_CALL[cpu()].store(return_address, Ordering::Relaxed);
-    let thread = sched::current();
-    if !thread.is_null() {
-        // SAFETY: the current thread is valid; the field is for reports alone.
-        unsafe { (*thread).caller = return_address };
-    }
     let irql = platform.irql();
     if irql > thunk.max_irql {
         irql_violation(thunk.name, irql, thunk.max_irql);
     }
+    let before = platform.current_processor();
+    LAST_CALL[before as usize % CPUS].store(return_address, Ordering::Relaxed);
+    let thread = if irql < DISPATCH_LEVEL { sched::current() } else { sched::current_on(before) };
+    if !thread.is_null() {
+        // SAFETY: the current thread is valid; the field is for reports alone.
+        unsafe { (*thread).caller = return_address };
+    }
     platform.preempt(Point::Call);
-    // Other threads may have called meanwhile, and this one may go on elsewhere.
-    LAST_CALL[cpu()].store(return_address, Ordering::Relaxed);
+    // Others may have called meanwhile, and a thread below DISPATCH_LEVEL may go on elsewhere.
+    let here = if irql < DISPATCH_LEVEL { platform.current_processor() } else { before };
+    LAST_CALL[here as usize % CPUS].store(return_address, Ordering::Relaxed);
     // SAFETY: the caller's promise.
     let failure = thunk.refusal.and_then(|refusal| unsafe { refusal.result(frame) });
     failure.filter(|_| crate::ex::fault::due())

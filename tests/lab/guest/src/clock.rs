@@ -9,6 +9,8 @@ use x86_64::instructions::port::Port;
 static TSC_KHZ: AtomicU64 = AtomicU64::new(0);
 /// The TSC when the clock was started.
 static TSC_START: AtomicU64 = AtomicU64::new(0);
+/// Nanoseconds of one count of the TSC, times 2^32.
+static NS_PER_TICK: AtomicU64 = AtomicU64::new(0);
 /// kHz of the APIC timer's counter.
 static TIMER_KHZ: AtomicU64 = AtomicU64::new(0);
 
@@ -32,6 +34,7 @@ pub fn start() -> bool {
     let Some(base) = xen_leaves() else { return false };
     let khz = u64::from(__cpuid_count(base + 3, 0).ecx);
     TSC_KHZ.store(khz, Ordering::Relaxed);
+    NS_PER_TICK.store((1_000_000 << 32) / khz.max(1), Ordering::Relaxed);
     TSC_START.store(tsc(), Ordering::Relaxed);
     khz != 0
 }
@@ -55,7 +58,7 @@ pub fn timer_counts(ns: u64) -> u32 {
 /// Nanoseconds since [`start`].
 pub fn nanoseconds() -> u64 {
     let ticks = tsc().wrapping_sub(TSC_START.load(Ordering::Relaxed));
-    (u128::from(ticks) * 1_000_000 / u128::from(TSC_KHZ.load(Ordering::Relaxed).max(1))) as u64
+    (u128::from(ticks) * u128::from(NS_PER_TICK.load(Ordering::Relaxed)) >> 32) as u64
 }
 
 /// The performance counter and its rate in Hz.

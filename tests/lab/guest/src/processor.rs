@@ -6,7 +6,7 @@ use crate::lock::Lock;
 use crate::trap;
 use alloc::boxed::Box;
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use nt::ke::{DISPATCH_LEVEL, DISPATCH_VECTOR};
 use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
@@ -46,8 +46,10 @@ const NEVER: u64 = u64::MAX;
 
 /// By processor: while interrupts are off, the IRQL that is to stand when they come on, plus 1; 0: the one that CR8 has.
 static WANTED: [AtomicU8; MOST] = [const { AtomicU8::new(0) }; MOST];
-/// By processor: a dispatch interrupt is kept back.
-static KEPT: [AtomicBool; MOST] = [const { AtomicBool::new(false) }; MOST];
+/// A bit for each processor that has one there: most ends of a stretch without interrupts look no further.
+static SETTLES: AtomicU32 = AtomicU32::new(0);
+/// A bit for each processor whose dispatch interrupt is kept back.
+static KEPT: AtomicU32 = AtomicU32::new(0);
 static COUNT: AtomicU32 = AtomicU32::new(1);
 /// When processor 0's timer is to fire, in nanoseconds of [`clock`].
 static DEADLINE: AtomicU64 = AtomicU64::new(NEVER);
@@ -154,7 +156,9 @@ pub fn set_irql(irql: u8) {
         return;
     }
     if !interrupts::are_enabled() {
-        WANTED[current() as usize].store(irql + 1, Ordering::Relaxed);
+        let processor = current();
+        WANTED[processor as usize].store(irql + 1, Ordering::Relaxed);
+        SETTLES.fetch_or(1 << processor, Ordering::Relaxed);
         return;
     }
     if irql > now || now <= DISPATCH_LEVEL {
@@ -170,8 +174,15 @@ pub fn set_irql(irql: u8) {
 
 /// Gives the task priority the value that it was to have, before interrupts come on. They are off, and off again at the end.
 fn settle() {
-    let wanted = &WANTED[current() as usize];
-    let Some(irql) = wanted.load(Ordering::Relaxed).checked_sub(1) else { return };
+    // Only this processor sets its own bit, with interrupts off.
+    if SETTLES.load(Ordering::Relaxed) != 0 {
+        settle_wanted();
+    }
+}
+
+#[cold]
+fn settle_wanted() {
+    let Some(irql) = WANTED[current() as usize].load(Ordering::Relaxed).checked_sub(1) else { return };
     let now = cr8();
     if irql < now && now > DISPATCH_LEVEL {
         write(APIC_TASK_PRIORITY, u64::from(irql) << 4);
@@ -181,7 +192,9 @@ fn settle() {
         unsafe { asm!("sti", "nop", "mov cr8, {}", "cli", in(reg) u64::from(irql)) };
     }
     // The thread may go on with another processor.
-    WANTED[current() as usize].store(0, Ordering::Relaxed);
+    let processor = current();
+    WANTED[processor as usize].store(0, Ordering::Relaxed);
+    SETTLES.fetch_and(!(1 << processor), Ordering::Relaxed);
 }
 
 /// Lets interrupts in again, and takes up what was kept back.
@@ -198,7 +211,7 @@ pub fn enable() {
 /// round between the two for ever.
 pub fn send(processor: u32, vector: u8) {
     if vector == DISPATCH_VECTOR {
-        KEPT[processor as usize].store(true, Ordering::SeqCst);
+        KEPT.fetch_or(1 << processor, Ordering::SeqCst);
         if processor != current() {
             command(processor, POKE_VECTOR);
         } else if interrupts::are_enabled() {
@@ -228,12 +241,21 @@ pub fn init(processor: u32) {
 
 /// Whether this processor is to take a dispatch interrupt now, if interrupts are on.
 fn is_due() -> bool {
-    KEPT[current() as usize].load(Ordering::SeqCst) && irql() < DISPATCH_LEVEL
+    let kept = KEPT.load(Ordering::SeqCst);
+    kept != 0 && kept & 1 << current() != 0 && irql() < DISPATCH_LEVEL
 }
 
 /// Takes dispatch interrupts up, if any are due. Interrupts are on.
 pub fn take_up() {
-    while is_due() {
+    if KEPT.load(Ordering::SeqCst) != 0 {
+        take_up_kept();
+    }
+}
+
+#[cold]
+fn take_up_kept() {
+    // With interrupts on CR8 has the IRQL.
+    while KEPT.load(Ordering::SeqCst) & 1 << current() != 0 && cr8() < DISPATCH_LEVEL {
         interrupts::disable();
         take_up_masked();
         interrupts::enable();
@@ -246,7 +268,7 @@ pub fn take_up_masked() {
     loop {
         // The thread may come back on another processor, which is asked anew.
         while is_due() {
-            KEPT[current() as usize].store(false, Ordering::SeqCst);
+            KEPT.fetch_and(!(1 << current()), Ordering::SeqCst);
             nt::ke::interrupt::dispatch(DISPATCH_VECTOR);
         }
         settle();

@@ -169,7 +169,7 @@ fn allocate(bytes: usize, tag: u32, paged: bool, zero: bool, caller: usize) -> O
 ///
 /// # Safety
 /// The bytes are readable.
-unsafe fn are_all(start: usize, end: usize, byte: u8) -> bool {
+pub unsafe fn are_all(start: usize, end: usize, byte: u8) -> bool {
     let words = start.next_multiple_of(8).min(end)..end - end % 8;
     let single = |range: core::ops::Range<usize>| {
         // SAFETY: the caller's promise.
@@ -177,8 +177,13 @@ unsafe fn are_all(start: usize, end: usize, byte: u8) -> bool {
     };
     let wide = u64::from_ne_bytes([byte; 8]);
     // SAFETY: the caller's promise; the addresses are aligned.
+    let differs = |at: usize| unsafe { (at as *const u64).read() } ^ wide;
+    let fours = words.len() / 32 * 32;
     single(start..words.start)
-        && words.clone().step_by(8).all(|at| unsafe { (at as *const u64).read() } == wide)
+        && (words.start..words.start + fours)
+            .step_by(32)
+            .all(|at| differs(at) | differs(at + 8) | differs(at + 16) | differs(at + 24) == 0)
+        && (words.start + fours..words.end).step_by(8).all(|at| differs(at) == 0)
         && single(words.end.max(words.start)..end)
 }
 
@@ -269,14 +274,12 @@ fn free(address: usize, tag: u32, caller: usize) {
     }
 }
 
-/// What must not be in memory that is freed: queued DPCs, set timers, held locks.
-fn check_objects(address: usize, bytes: usize) {
+/// What must not be in memory that is freed or used for something else: queued DPCs, set timers, held locks.
+/// IRQL <= DISPATCH_LEVEL.
+pub fn check_objects(address: usize, bytes: usize) {
     verifier::memory_freed(address, address + bytes);
-    if crate::ke::dpc::any_in(address, address + bytes) {
-        verifier::violation("pool", format_args!("memory of a queued DPC is freed, {address:#x}"));
-    }
-    if crate::ke::timer::any_in(address, address + bytes) {
-        verifier::violation("pool", format_args!("memory of a set timer is freed, {address:#x}"));
+    if let Some(what) = crate::ke::queued_in(address, address + bytes) {
+        verifier::violation("pool", format_args!("memory of {what} is freed, {address:#x}"));
     }
 }
 

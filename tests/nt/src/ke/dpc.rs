@@ -45,7 +45,10 @@ pub(super) unsafe fn insert(
         } else {
             queue.push_back(dpc);
         }
-        platform().request_interrupt(target, DISPATCH_VECTOR);
+        // A processor that runs its DPCs looks for more before it stops.
+        if !dispatcher.cpus[target as usize].in_dpc {
+            platform().request_interrupt(target, DISPATCH_VECTOR);
+        }
         true
     }
 }
@@ -192,10 +195,10 @@ pub unsafe extern "win64" fn KeIsExecutingDpc() -> u8 {
     u8::from(guard.cpus.get(platform().current_processor() as usize).is_some_and(|cpu| cpu.in_dpc))
 }
 
-/// Whether a queued DPC or its routine lies in a range of memory that is going. Any IRQL.
-pub fn any_in(start: usize, end: usize) -> bool {
+/// Whether a queued DPC or its routine lies in a range of memory.
+pub(super) fn any_in(dispatcher: &Dispatcher, start: usize, end: usize) -> bool {
     let range = start..end;
-    sched::dispatcher().cpus.iter().flat_map(|cpu| cpu.dpcs.iter()).any(|&dpc| {
+    dispatcher.cpus.iter().flat_map(|cpu| cpu.dpcs.iter()).any(|&dpc| {
         // SAFETY: a queued DPC is valid.
         range.contains(&(dpc as usize)) || unsafe { (*dpc).routine.is_some_and(|r| range.contains(&(r as usize))) }
     })

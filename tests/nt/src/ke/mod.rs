@@ -70,16 +70,24 @@ type Check = fn(usize, usize) -> bool;
 
 /// What refers to a range of memory that is going: a rule's name, or `None`.
 pub fn reference_into(start: usize, end: usize) -> Option<&'static str> {
-    let checks: [(Check, &str); 7] = [
-        (dpc::any_in, "a queued DPC"),
-        (timer::any_in, "a set timer"),
+    let checks: [(Check, &str); 5] = [
         (interrupt::any_in, "a connected interrupt"),
         (bugcheck::any_in, "a bug check callback"),
         (cpu::any_in, "a processor change callback"),
         (debug::any_in, "a debug print callback"),
         (notify::any_in, "a notify routine"),
     ];
-    checks.into_iter().find(|(check, _)| check(start, end)).map(|(_, what)| what)
+    let queued = queued_in(start, end);
+    queued.or_else(|| checks.into_iter().find(|(check, _)| check(start, end)).map(|(_, what)| what))
+}
+
+/// What is queued in a range of memory that is going: a DPC, or one whose routine lies there, or a timer. Any IRQL.
+pub fn queued_in(start: usize, end: usize) -> Option<&'static str> {
+    let mut dispatcher = sched::dispatcher();
+    if dpc::any_in(&dispatcher, start, end) {
+        return Some("a queued DPC");
+    }
+    timer::any_in(&mut dispatcher, start, end).then_some("a set timer")
 }
 
 crate::exports! {

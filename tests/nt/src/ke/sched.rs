@@ -394,11 +394,17 @@ pub(super) fn reschedule() {
 /// The thread that runs here. Null before the scheduler started. Any IRQL.
 pub fn current() -> *mut Thread {
     let enabled = platform().disable_interrupts();
-    let area = area(platform().current_processor());
-    // SAFETY: an area is valid for ever once it is made.
-    let thread = if area.is_null() { null_mut() } else { unsafe { (*area).current_thread } };
+    let thread = current_on(platform().current_processor());
     platform().restore_interrupts(enabled);
     thread
+}
+
+/// The thread that runs on the processor that executes this, which is `processor`: it is told by those that cannot leave it.
+/// Null before the scheduler started. IRQL >= DISPATCH_LEVEL, or interrupts off.
+pub fn current_on(processor: u32) -> *mut Thread {
+    let area = area(processor);
+    // SAFETY: an area is valid for ever once it is made.
+    if area.is_null() { null_mut() } else { unsafe { (*area).current_thread } }
 }
 
 /// The processor control region of a processor; null before it started.

@@ -167,10 +167,9 @@ pub unsafe extern "win64" fn KeReadStateTimer(timer: *mut Timer) -> u8 {
     unsafe { u8::from((*timer).header.signal_state > 0) }
 }
 
-/// Whether a queued timer lies in a range of memory that is being freed. Any IRQL.
-pub fn any_in(start: usize, end: usize) -> bool {
-    let mut guard = sched::dispatcher();
-    let head = &raw mut guard.timers;
+/// Whether a set timer lies in a range of memory.
+pub(super) fn any_in(dispatcher: &mut Dispatcher, start: usize, end: usize) -> bool {
+    let head = &raw mut dispatcher.timers;
     // SAFETY: the lock is held; entries of the queue are fields of timers.
     unsafe {
         if (*head).next.is_null() {

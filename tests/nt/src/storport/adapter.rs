@@ -10,11 +10,14 @@
 
 use super::abi::*;
 use super::dma::DmaAdapter;
+use super::performance::Performance;
 use super::queue::{Bypass, Gate, Queue};
+pub use super::request::{Origin, Request};
+use super::request::{Spares, ready, retire};
 use super::srb::{Command, Srb, write_short};
 use super::violation;
 use crate::ex::{ExAllocatePoolWithTag, ExFreePool};
-use crate::io::abi::{DeviceObject, DriverObject, Irp};
+use crate::io::abi::{DeviceObject, DriverObject};
 use crate::io::irp::IofCompleteRequest;
 use crate::ke::abi::{DISPATCH_LEVEL, Dpc, Event, Timer};
 use crate::ke::{self, irql::*, spinlock::*};
@@ -22,24 +25,22 @@ use crate::mm::abi::Mdl;
 use crate::mm::mdl::{IoAllocateMdl, IoFreeMdl, MmBuildMdlForNonPagedPool};
 use crate::rtl::abi::UnicodeString;
 use crate::status::*;
-use crate::sync::IrqLock;
+use crate::sync::{IrqGuard, IrqLock};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
 
 /// Tag of the port driver's pool blocks.
 pub const TAG: u32 = u32::from_le_bytes(*b"StPt");
 /// `NonPagedPoolNx`.
 pub const NON_PAGED_POOL_NX: i32 = 512;
-/// What a request's extension holds when the miniport gets it: it is not zeroed.
-const FRESH: u8 = 0xa5;
-/// What it holds once the request is complete.
-const STALE: u8 = 0xdd;
 /// How often a request that came back busy is started again before that is the class driver's business.
 const BUSY_RETRIES: u32 = 20;
 /// 10 ms until a busy unit without other requests is tried again, in 100 ns.
@@ -78,48 +79,6 @@ impl Drop for Unit {
     }
 }
 
-/// Who waits for a request.
-pub enum Origin {
-    /// The class driver, by its IRP.
-    Irp(*mut Irp),
-    /// A thread of the port driver.
-    Event(*mut Event),
-    /// The reset that a time-out started.
-    Reset(Place),
-}
-
-/// A request on its way.
-pub struct Request {
-    adapter: *const Adapter,
-    unit: Option<Arc<Unit>>,
-    srb: Srb,
-    origin: Origin,
-    bypass: Bypass,
-    mdl: *mut Mdl,
-    /// The list for its data, null without any.
-    pub list: *mut ScatterGatherList,
-    extension: *mut c_void,
-    length: u32,
-    flags: u32,
-    seconds: u32,
-    retries: u32,
-}
-
-impl Request {
-    /// The MDL of its data, null without any.
-    pub fn mdl(&self) -> *mut Mdl {
-        self.mdl
-    }
-
-    /// The IRP, null for a request of the port driver's own.
-    pub fn irp(&self) -> *mut Irp {
-        match self.origin {
-            Origin::Irp(irp) => irp,
-            _ => ptr::null_mut(),
-        }
-    }
-}
-
 /// A unit and its queue.
 pub struct Slot {
     /// The unit.
@@ -138,8 +97,10 @@ pub struct State {
     pub gate: Gate,
     /// Units, in the order of their places.
     pub slots: Vec<Slot>,
-    outstanding: BTreeMap<usize, *mut Request>,
+    /// What the miniport has, by the address of the SRB.
+    outstanding: HashMap<usize, *mut Request, FxBuildHasher>,
     completed: VecDeque<*mut Request>,
+    spares: Spares,
     turn: usize,
 }
 
@@ -192,6 +153,8 @@ pub struct Adapter {
     pub unit_controls: IrqLock<[u8; 32]>,
     /// HwStorPassiveInitialize, if it was asked for.
     pub passive_initialize: AtomicUsize,
+    /// The optimizations that it chose.
+    pub performance: IrqLock<Performance>,
     /// HwStorFindAdapter succeeded, and a virtual miniport was not told yet to free what it has.
     pub found: AtomicBool,
     /// The interrupt object or message table, null without an interrupt.
@@ -273,8 +236,9 @@ impl Adapter {
                 running: false,
                 gate: Gate::default(),
                 slots: Vec::new(),
-                outstanding: BTreeMap::new(),
+                outstanding: HashMap::with_hasher(FxBuildHasher),
                 completed: VecDeque::new(),
+                spares: Spares::default(),
                 turn: 0,
             }),
             counters: Counters::default(),
@@ -282,6 +246,7 @@ impl Adapter {
             controls: IrqLock::new([0; 32]),
             unit_controls: IrqLock::new([0; 32]),
             passive_initialize: AtomicUsize::new(0),
+            performance: IrqLock::new(Performance::default()),
             found: AtomicBool::new(false),
             interrupt: AtomicPtr::new(ptr::null_mut()),
             dma: AtomicPtr::new(ptr::null_mut()),
@@ -502,23 +467,14 @@ impl Adapter {
         origin: Origin,
         mdl: *mut Mdl,
     ) -> Option<Box<Request>> {
-        let bytes = (self.config().srb_extension_size.max(self.hw.srb_extension_size) as usize).next_multiple_of(16);
-        let mut extension = ptr::null_mut();
-        if bytes != 0 {
-            // SAFETY: a plain allocation, filled below.
-            unsafe {
-                extension = ExAllocatePoolWithTag(NON_PAGED_POOL_NX, bytes, TAG).cast::<c_void>();
-                if extension.is_null() {
-                    return None;
-                }
-                ptr::write_bytes(extension.cast::<u8>(), FRESH, bytes);
-            }
-        }
+        let bytes = self.config().srb_extension_size.max(self.hw.srb_extension_size) as usize;
+        let spare = self.state.lock().spares.take();
+        let (home, memory) = ready(spare, bytes)?;
         let irp = match origin {
             Origin::Irp(irp) => irp.cast(),
             _ => ptr::null_mut(),
         };
-        srb.set_owner(irp, extension);
+        srb.set_owner(irp, memory.extension());
         srb.set_status(SRB_STATUS_PENDING);
         if let Some(unit) = &unit {
             srb.set_place(unit.place, self.port);
@@ -528,7 +484,7 @@ impl Adapter {
             frozen: flags & SRB_FLAGS_BYPASS_FROZEN_QUEUE != 0,
             locked: flags & SRB_FLAGS_BYPASS_LOCKED_QUEUE != 0,
         };
-        Some(Box::new(Request {
+        let request = Request {
             adapter: self,
             unit,
             srb,
@@ -536,12 +492,19 @@ impl Adapter {
             bypass,
             mdl,
             list: ptr::null_mut(),
-            extension,
             length: srb.transfer_length(),
             flags,
             seconds: srb.time_out(),
             retries: 0,
-        }))
+            memory,
+        };
+        Some(match home {
+            Some(mut home) => {
+                *home = request;
+                home
+            }
+            None => Box::new(request),
+        })
     }
 
     /// Queues a request and starts what may start. IRQL <= DISPATCH_LEVEL.
@@ -549,13 +512,19 @@ impl Adapter {
         let bypass = request.bypass;
         let place = request.unit.as_ref().map(|u| u.place);
         let request = Box::into_raw(request);
-        let queued = place.is_some_and(|place| self.with_queue(place, |q| q.push(request, bypass)));
-        if queued {
-            self.pump();
+        // SAFETY: raised and lowered in pairs.
+        let irql = unsafe { KfRaiseIrql(DISPATCH_LEVEL) };
+        let mut state = self.state.lock();
+        if let Some(slot) = state.slots.iter_mut().find(|s| Some(s.unit.place) == place) {
+            slot.queue.push(request, bypass);
+            self.pump_with(state);
         } else {
+            drop(state);
             // SAFETY: made above.
             unsafe { self.fail(request, SRB_STATUS_NO_DEVICE) };
         }
+        // SAFETY: as above.
+        unsafe { KeLowerIrql(irql) };
     }
 
     /// Starts a request past all queues: resets, and requests for the adapter itself. IRQL <= DISPATCH_LEVEL.
@@ -563,7 +532,9 @@ impl Adapter {
         // SAFETY: raised and lowered in pairs.
         unsafe {
             let irql = KfRaiseIrql(DISPATCH_LEVEL.max(KeGetCurrentIrql()));
-            self.start(Box::into_raw(request));
+            let request = Box::into_raw(request);
+            self.state.lock().outstanding.insert((*request).srb.pointer() as usize, request);
+            self.start(request);
             KeLowerIrql(irql);
         }
     }
@@ -577,22 +548,34 @@ impl Adapter {
     /// Starts what the gates let through. IRQL <= DISPATCH_LEVEL.
     pub fn pump(&self) {
         // SAFETY: raised and lowered in pairs.
-        let irql = unsafe { KfRaiseIrql(DISPATCH_LEVEL) };
-        while let Some(request) = self.next() {
-            // SAFETY: the request came out of a queue; it is this processor's now.
-            unsafe { self.start(request) };
+        unsafe {
+            let irql = KfRaiseIrql(DISPATCH_LEVEL);
+            self.pump_with(self.state.lock());
+            KeLowerIrql(irql);
         }
-        // SAFETY: as above.
-        unsafe { KeLowerIrql(irql) };
     }
 
-    /// The next request, units in turn.
-    fn next(&self) -> Option<*mut Request> {
+    /// As [`Adapter::pump`], with the state locked. IRQL = DISPATCH_LEVEL.
+    fn pump_with<'a>(&'a self, mut state: IrqGuard<'a, State>) {
+        while let Some(request) = self.next(&mut state) {
+            // Whoever queues a request or opens a gate pumps, too.
+            let more = state.slots.iter().any(|slot| !slot.queue.is_empty());
+            drop(state);
+            // SAFETY: the request came out of a queue; it is this processor's now.
+            unsafe { self.start(request) };
+            if !more {
+                return;
+            }
+            state = self.state.lock();
+        }
+    }
+
+    /// The next request, units in turn: the miniport has it now.
+    fn next(&self, state: &mut State) -> Option<*mut Request> {
         let limit = match self.config().max_number_of_io {
             0 => usize::MAX,
             n => n as usize,
         };
-        let mut state = self.state.lock();
         if !state.running || !state.gate.open() || state.outstanding.len() >= limit {
             return None;
         }
@@ -601,6 +584,8 @@ impl Adapter {
             let at = (state.turn + i) % count;
             if let Some(request) = state.slots[at].queue.pop() {
                 state.turn = at + 1;
+                // SAFETY: a request in a queue is alive.
+                state.outstanding.insert(unsafe { (*request).srb.pointer() } as usize, request);
                 return Some(request);
             }
         }
@@ -610,23 +595,17 @@ impl Adapter {
     /// Maps the data and hands the request to the miniport. IRQL = DISPATCH_LEVEL.
     ///
     /// # Safety
-    /// The request is this processor's.
+    /// The request is this processor's, and outstanding.
     unsafe fn start(&self, request: *mut Request) {
         // SAFETY: the caller's promise.
         let r = unsafe { &mut *request };
         self.counters.started.fetch_add(1, Ordering::Relaxed);
-        self.state.lock().outstanding.insert(r.srb.pointer() as usize, request);
         let to_device = u8::from(r.flags & SRB_FLAGS_DATA_OUT != 0);
         let has_data = r.length != 0 && !r.mdl.is_null() && r.flags & (SRB_FLAGS_DATA_IN | SRB_FLAGS_DATA_OUT) != 0;
         let dma = self.dma.load(Ordering::Acquire);
         if has_data && !dma.is_null() && r.srb.function() == SRB_FUNCTION_EXECUTE_SCSI {
             // SAFETY: the DMA adapter is that of the PDO; MDL and length belong to the request.
-            let status = unsafe {
-                (*(*dma).operations).get_scatter_gather_list.map_or(STATUS_NOT_SUPPORTED, |get| {
-                    let va = (*r.mdl).virtual_address() as *mut c_void;
-                    get(dma, self.fdo, r.mdl, va, r.length, list_routine, request.cast(), to_device)
-                })
-            };
+            let status = unsafe { self.map(dma, r, to_device) };
             if !nt_success(status) {
                 r.srb.set_status(SRB_STATUS_BUSY);
                 self.complete(r.srb.pointer());
@@ -634,6 +613,32 @@ impl Adapter {
         } else {
             // SAFETY: the caller's promise.
             unsafe { self.run(r) };
+        }
+    }
+
+    /// Has the DMA adapter make the list of a request's data, in the request's own memory where it can.
+    /// IRQL = DISPATCH_LEVEL.
+    ///
+    /// # Safety
+    /// As [`Adapter::start`]; the DMA adapter is that of the PDO. The request may be gone when this returns.
+    unsafe fn map(&self, dma: *mut DmaAdapter, request: &mut Request, to_device: u8) -> NtStatus {
+        // SAFETY: the caller's promise; MDL and length belong to the request.
+        unsafe {
+            let (mdl, length) = (request.mdl, request.length);
+            let va = (*mdl).virtual_address();
+            let context = ptr::from_mut(request).cast::<c_void>();
+            if let Some(build) = (*dma).build() {
+                let Some((list, room)) = request.memory.list(mdl, va, length) else {
+                    return STATUS_INSUFFICIENT_RESOURCES;
+                };
+                let va = va as *mut c_void;
+                let status = build(dma, self.fdo, mdl, va, length, list_routine, context, to_device, list, room);
+                if status != STATUS_BUFFER_TOO_SMALL {
+                    return status;
+                }
+            }
+            let Some(get) = (*(*dma).operations).get_scatter_gather_list else { return STATUS_NOT_SUPPORTED };
+            get(dma, self.fdo, mdl, va as *mut c_void, length, list_routine, context, to_device)
         }
     }
 
@@ -687,7 +692,7 @@ impl Adapter {
         let is_reset = |s: &Srb| {
             matches!(s.function(), SRB_FUNCTION_RESET_LOGICAL_UNIT | SRB_FUNCTION_RESET_DEVICE | SRB_FUNCTION_RESET_BUS)
         };
-        let found: Vec<Srb> = {
+        let mut found: Vec<Srb> = {
             let state = self.state.lock();
             // SAFETY: outstanding requests are alive.
             state
@@ -697,6 +702,8 @@ impl Adapter {
                 .filter(|s| matches(s.place()) && !is_reset(s))
                 .collect()
         };
+        // The same order in every run.
+        found.sort_unstable_by_key(|srb| srb.pointer());
         for srb in found {
             srb.set_status(status);
             self.complete(srb.pointer());
@@ -723,15 +730,17 @@ impl Adapter {
             let request = Box::from_raw(request);
             request.srb.set_status(status);
             request.srb.set_transfer_length(0);
-            self.tell(request);
+            let spare = self.tell(request);
+            self.state.lock().spares.put(spare);
         }
     }
 
-    /// One completed request: checked, unmapped, tried again or told to its origin. IRQL = DISPATCH_LEVEL.
+    /// One completed request: checked, unmapped, tried again or told to its origin and a spare one then.
+    /// IRQL = DISPATCH_LEVEL.
     ///
     /// # Safety
     /// The request is this processor's.
-    unsafe fn finish(&self, request: *mut Request) {
+    unsafe fn finish(&self, request: *mut Request) -> Option<Box<Request>> {
         // SAFETY: the caller's promise.
         let mut request = unsafe { Box::from_raw(request) };
         let srb = request.srb;
@@ -780,7 +789,7 @@ impl Adapter {
                             ke::KeSetTimer(&raw mut (*pair).0, BUSY_DELAY, &raw mut (*pair).1);
                         }
                     }
-                    return;
+                    return None;
                 }
                 if scsi && status != SRB_STATUS_SUCCESS && request.flags & SRB_FLAGS_NO_QUEUE_FREEZE == 0 {
                     slot.queue.frozen = true;
@@ -789,7 +798,7 @@ impl Adapter {
             }
         }
         // SAFETY: the caller's promise.
-        unsafe { self.tell(request) };
+        Some(unsafe { self.tell(request) })
     }
 
     /// What a completed request must look like.
@@ -811,41 +820,36 @@ impl Adapter {
         }
     }
 
-    /// Frees the request and tells its origin. IRQL <= DISPATCH_LEVEL.
+    /// Tells the origin of a request, which is a spare one then. IRQL <= DISPATCH_LEVEL.
     ///
     /// # Safety
     /// Nobody else has the request.
-    unsafe fn tell(&self, request: Box<Request>) {
+    #[expect(clippy::unnecessary_box_returns, reason = "it is the box that is used again")]
+    unsafe fn tell(&self, request: Box<Request>) -> Box<Request> {
         let srb = request.srb;
         let status = srb.status() & !(SRB_STATUS_AUTOSENSE_VALID | SRB_STATUS_QUEUE_FROZEN);
         // SAFETY: the extension was allocated with the request; the origin is alive until it is told.
         unsafe {
-            if !request.extension.is_null() {
-                let bytes = self.config().srb_extension_size.max(self.hw.srb_extension_size);
-                ptr::write_bytes(request.extension.cast::<u8>(), STALE, bytes as usize);
-                ExFreePool(request.extension);
-            }
             srb.set_owner(request.irp().cast(), ptr::null_mut());
+            let request = retire(request);
             match request.origin {
                 Origin::Irp(irp) => {
                     (*irp).io_status.status = nt_status(status);
                     let moved = matches!(status, SRB_STATUS_SUCCESS | SRB_STATUS_DATA_OVERRUN);
                     (*irp).io_status.information = if moved { srb.transfer_length() as usize } else { 0 };
-                    drop(request);
                     IofCompleteRequest(irp, i8::from(status == SRB_STATUS_SUCCESS));
                 }
                 Origin::Event(event) => {
-                    drop(request);
                     ke::KeSetEvent(event, 0, 0);
                 }
                 Origin::Reset(place) => {
-                    drop(request);
                     drop(Box::from_raw(srb.pointer().cast::<ScsiRequestBlock>()));
                     if status != SRB_STATUS_SUCCESS {
                         self.escalate(place);
                     }
                 }
             }
+            request
         }
     }
 
@@ -965,6 +969,7 @@ impl Adapter {
                 }
             }
         }
+        late.sort_unstable();
         for place in late {
             self.counters.timeouts.fetch_add(1, Ordering::Relaxed);
             super::TIMED_OUT.fetch_add(1, Ordering::Relaxed);
@@ -1058,10 +1063,16 @@ unsafe extern "win64" fn list_routine(
 unsafe extern "win64" fn completion_routine(_: *mut Dpc, context: *mut c_void, _: *mut c_void, _: *mut c_void) {
     // SAFETY: the context is the adapter, which outlives its DPCs.
     let adapter = unsafe { &*context.cast::<Adapter>() };
+    let mut spare = None;
     loop {
-        let Some(request) = adapter.state.lock().completed.pop_front() else { break };
+        let mut state = adapter.state.lock();
+        if let Some(spare) = spare.take() {
+            state.spares.put(spare);
+        }
+        let Some(request) = state.completed.pop_front() else { break };
+        drop(state);
         // SAFETY: the request came out of the list; it is this processor's now.
-        unsafe { adapter.finish(request) };
+        spare = unsafe { adapter.finish(request) };
     }
     if adapter.rescan_wanted.swap(false, Ordering::AcqRel) {
         super::fdo::rescan(adapter);

@@ -63,26 +63,45 @@ pub struct DmaOperations {
     /// `CalculateScatterGatherList`.
     pub calculate_scatter_gather_list: *const c_void,
     /// `BuildScatterGatherList`.
-    pub build_scatter_gather_list: Option<
-        unsafe extern "win64" fn(
-            *mut DmaAdapter,
-            *mut DeviceObject,
-            *mut Mdl,
-            va: *mut c_void,
-            length: u32,
-            ListControl,
-            context: *mut c_void,
-            to_device: u8,
-            buffer: *mut c_void,
-            room: u32,
-        ) -> i32,
-    >,
+    pub build_scatter_gather_list: Option<Build>,
 }
 
-/// `DEVICE_DESCRIPTION`, version 1.
+/// `BuildScatterGatherList`.
+type Build = unsafe extern "win64" fn(
+    *mut DmaAdapter,
+    *mut DeviceObject,
+    *mut Mdl,
+    va: *mut c_void,
+    length: u32,
+    ListControl,
+    context: *mut c_void,
+    to_device: u8,
+    buffer: *mut c_void,
+    room: u32,
+) -> i32;
+
+impl DmaAdapter {
+    /// `BuildScatterGatherList`, which adapters of version 1 do not have.
+    ///
+    /// # Safety
+    /// The adapter is a whole one.
+    pub unsafe fn build(&self) -> Option<Build> {
+        const END: usize = offset_of!(DmaOperations, build_scatter_gather_list) + size_of::<usize>();
+        // SAFETY: the caller's promise: the table has as many bytes as its size says.
+        unsafe {
+            let operations = self.operations;
+            if self.version < 2 || ((*operations).size as usize) < END {
+                return None;
+            }
+            (&raw const (*operations).build_scatter_gather_list).read()
+        }
+    }
+}
+
+/// `DEVICE_DESCRIPTION`.
 #[repr(C)]
 pub struct DeviceDescription {
-    /// 1 (`DEVICE_DESCRIPTION_VERSION1`).
+    /// 2 (`DEVICE_DESCRIPTION_VERSION2`): the adapter builds lists in memory that it is given.
     pub version: u32,
     /// Master, ScatterGather, DemandMode, AutoInitialize, Dma32BitAddresses, IgnoreCount, reserved, Dma64BitAddresses.
     pub flags: [u8; 8],

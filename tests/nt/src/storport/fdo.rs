@@ -5,6 +5,7 @@ use super::abi::*;
 use super::adapter::{Adapter, NON_PAGED_POOL_NX, Place, TAG};
 use super::dma::{DeviceDescription, DmaAdapter};
 use super::driver::{self, finish, pass, pass_and_wait};
+use super::performance::Performance;
 use super::{interrupt, pdo, violation};
 use crate::ex::ExAllocatePoolWithTag;
 use crate::io::abi::{DeviceRelations, Irp, mn};
@@ -13,7 +14,9 @@ use crate::io::irp::current;
 use crate::ke::abi::DISPATCH_LEVEL;
 use crate::ke::irql::*;
 use crate::pnp::interface;
-use crate::pnp::resource::{CmDescriptor, TYPE_MEMORY, TYPE_MEMORY_LARGE, TYPE_PORT, parse_cm_resource_list};
+use crate::pnp::resource::{
+    CmDescriptor, INTERRUPT_LATCHED, TYPE_INTERRUPT, TYPE_MEMORY, TYPE_MEMORY_LARGE, TYPE_PORT, parse_cm_resource_list,
+};
 use crate::rtl::abi::Guid;
 use crate::status::*;
 use alloc::sync::Arc;
@@ -123,6 +126,7 @@ fn start(adapter: &Arc<Adapter>, raw: &[CmDescriptor], translated: &[CmDescripto
     // SAFETY: nothing of the miniport runs yet; the routines are called as documented, at PASSIVE_LEVEL.
     let found = unsafe {
         prepare(adapter, &mut *config, &mut ranges);
+        place(adapter, &mut *config, raw);
         query_controls(adapter);
         let Some(find) = adapter.hw.hw_find_adapter else { return STATUS_INVALID_PARAMETER };
         let (extension, arguments) = (adapter.extension(), c"".as_ptr().cast::<u8>());
@@ -206,21 +210,22 @@ fn hide(adapter: &Adapter) {
 fn initialize(adapter: &Adapter) -> bool {
     let Some(routine) = adapter.hw.hw_initialize else { return false };
     adapter.passive_initialize.store(0, Ordering::Release);
+    *adapter.performance.lock() = Performance::opened();
     // SAFETY: the miniport's routines, called as documented.
-    unsafe {
+    let good = unsafe {
         let irql = KfRaiseIrql(DISPATCH_LEVEL);
-        let good = adapter.with_start_io(|| interrupt::with_lock(adapter, || routine(adapter.extension())));
+        let good = adapter.with_start_io(|| interrupt::with_lock(adapter, || routine(adapter.extension()))) != 0;
         KeLowerIrql(irql);
-        if good == 0 {
-            return false;
-        }
         let passive = adapter.passive_initialize.load(Ordering::Acquire);
-        if passive != 0 {
+        if good && passive != 0 {
             let passive = core::mem::transmute::<usize, HwBoolean>(passive);
-            return passive(adapter.extension()) != 0;
+            passive(adapter.extension()) != 0
+        } else {
+            good
         }
-    }
-    true
+    };
+    adapter.performance.lock().open = false;
+    good
 }
 
 /// What HwStorFindAdapter gets.
@@ -254,6 +259,24 @@ fn prepare(adapter: &Adapter, config: &mut PortConfiguration, ranges: &mut [Acce
     config.max_number_of_io = 1000;
     config.max_ios_per_lun = 255;
     config.initial_lun_queue_depth = 20;
+}
+
+/// Says where the adapter is and which interrupt its bus gave it: a miniport hands bus and slot back with its requests for
+/// configuration space.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/ns-storport-_port_configuration_information>
+fn place(adapter: &Adapter, config: &mut PortConfiguration, raw: &[CmDescriptor]) {
+    if let Some(interrupt) = raw.iter().find(|d| d.kind == TYPE_INTERRUPT) {
+        config.bus_interrupt_level = u32::from(interrupt.level());
+        config.bus_interrupt_vector = interrupt.vector();
+        // Latched is 1.
+        config.interrupt_mode = u32::from(interrupt.flags & INTERRUPT_LATCHED != 0);
+    }
+    // SAFETY: the PDO stands below this adapter.
+    if let Some(at) = unsafe { crate::pnp::pci::address_of(adapter.pdo) } {
+        config.system_io_bus_number = u32::from(at.bus);
+        // PCI_SLOT_NUMBER
+        config.slot_number = u32::from(at.device) | u32::from(at.function) << 5;
+    }
 }
 
 /// Bounds what the miniport filled in.
@@ -300,7 +323,7 @@ fn control_adapter(adapter: &Adapter, kind: u32) -> bool {
 /// Gets the DMA adapter of the PDO: from its bus, by the I/O manager.
 fn get_dma(adapter: &Adapter) {
     let description = DeviceDescription {
-        version: 1,
+        version: 2,
         flags: [1, 1, 0, 0, 0, 0, 0, 1],
         bus_number: 0,
         dma_channel: 0,

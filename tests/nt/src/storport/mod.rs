@@ -1,7 +1,7 @@
 //! The storport port driver: what storport.sys exports to miniports, and the device objects that it makes for them.
 //!
 //! `driver` takes a miniport's registration and gives its driver object the dispatch routines of `fdo` (adapters) and
-//! `pdo` (logical units); `adapter` carries requests; `notify`, `extended` and `port` are what miniports call.
+//! `pdo` (logical units); `adapter` carries requests (`request`); `notify`, `extended` and `port` are what miniports call.
 
 // The names are those of the exports; the contract of each function is the one its documentation gives it.
 #![allow(non_snake_case, clippy::missing_safety_doc)]
@@ -15,10 +15,12 @@ pub mod fdo;
 pub mod interrupt;
 pub mod notify;
 pub mod pdo;
+pub mod performance;
 pub mod port;
 pub mod queue;
 pub mod register;
 pub mod registry;
+pub mod request;
 pub mod srb;
 pub mod work;
 

@@ -111,7 +111,8 @@ impl<R> Queue<R> {
         let (frozen, locked) = (self.frozen, self.locked);
         let at = self.waiting.iter().position(|(_, b)| (b.frozen || !frozen) && (b.locked || !locked))?;
         self.outstanding += 1;
-        self.waiting.remove(at).map(|(request, _)| request)
+        let taken = if at == 0 { self.waiting.pop_front() } else { self.waiting.remove(at) };
+        taken.map(|(request, _)| request)
     }
 
     /// A request came back from the miniport.
