@@ -1,6 +1,7 @@
 /*
  * Structured exception handling: faults, raised statuses, filters that decline, continue and handle, and termination
- * handlers. A legacy driver without a device of PnP; its checks run in DriverEntry and again on request.
+ * handlers. A legacy driver without a device of PnP; its checks run on request. Told to, it leaves an exception to nobody, or
+ * breaks a rule, some calls deep.
  * https://learn.microsoft.com/windows-hardware/drivers/kernel/handling-exceptions
  */
 #include <ntifs.h>
@@ -8,6 +9,11 @@
 NTSYSAPI VOID NTAPI RtlRaiseException(PEXCEPTION_RECORD ExceptionRecord);
 
 #include "foreign.h"
+
+/* Breaks something. Input: a ULONG, one of the numbers below. */
+#define IOCTL_FOREIGN_BREAK CTL_CODE(0x8000, 0x806, METHOD_BUFFERED, FILE_ANY_ACCESS)
+/* By a read of nothing that no handler takes; by an export that is called above its IRQL. */
+enum { READ_NOTHING, CALL_TOO_HIGH };
 
 /* Clang tracks exceptions at calls only, so whatever may fault is a function of its own. */
 #define FAULTS __declspec(noinline) static
@@ -204,6 +210,33 @@ static VOID CheckDepth(PFOREIGN_RESULT Result) {
   CHECK(Result, Order == 55);
 }
 
+/* What stands behind each of these calls keeps it from being the caller's last act: all of them are on the stack. */
+FAULTS LONG Innermost(ULONG How) {
+  LARGE_INTEGER interval;
+  KIRQL old;
+
+  if (How == READ_NOTHING) return ReadFrom((volatile LONG *)0x10) + 1;
+  interval.QuadPart = -1;
+  KeRaiseIrql(DISPATCH_LEVEL, &old);
+  KeDelayExecutionThread(KernelMode, FALSE, &interval);
+  KeLowerIrql(old);
+  return 1;
+}
+
+/* Its handler is asked, and declines. */
+FAULTS LONG Middle(ULONG How) {
+  volatile LONG value = 0;
+
+  __try {
+    value = Innermost(How);
+  } __except (GetExceptionCode() == STATUS_CANCELLED) {
+    value = -1;
+  }
+  return value;
+}
+
+FAULTS LONG Outermost(ULONG How) { return Middle(How) + 1; }
+
 static VOID RunAll(PFOREIGN_RESULT Result) {
   RtlZeroMemory(Result, sizeof *Result);
   CheckFaults(Result);
@@ -222,6 +255,11 @@ static NTSTATUS NTAPI Control(PDEVICE_OBJECT Device, PIRP Irp) {
   PIO_STACK_LOCATION stack = IoGetCurrentIrpStackLocation(Irp);
 
   UNREFERENCED_PARAMETER(Device);
+  if (stack->Parameters.DeviceIoControl.IoControlCode == IOCTL_FOREIGN_BREAK &&
+      stack->Parameters.DeviceIoControl.InputBufferLength >= sizeof(ULONG)) {
+    DbgPrint("fseh: nobody minded, %ld\n", Outermost(*(PULONG)Irp->AssociatedIrp.SystemBuffer));
+    return ForeignComplete(Irp, STATUS_SUCCESS, 0);
+  }
   if (stack->Parameters.DeviceIoControl.IoControlCode != IOCTL_FOREIGN_RUN)
     return ForeignComplete(Irp, STATUS_INVALID_DEVICE_REQUEST, 0);
   if (stack->Parameters.DeviceIoControl.OutputBufferLength < sizeof(FOREIGN_RESULT))

@@ -2,14 +2,16 @@
 //! How it works and how to write a case: docs/lab.md.
 //!
 //! [`image`] makes the dom0, once; [`guest`] builds the guest kernel and dom0's agent; [`machine`] is QEMU; [`follow`]
-//! reads its console. Everything of a run is collected below `target/lab/<run>/`.
+//! reads its console; [`crash`] judges a guest that was to crash. Everything of a run is collected below `target/lab/<run>/`.
 
 mod bench;
+mod crash;
 mod follow;
 mod guest;
 mod image;
 mod machine;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -18,7 +20,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 
 use crate::symbolize::Symbols;
-use crate::{packages, workspace};
+use crate::{foreign, packages, workspace};
+use crash::Crash;
 use follow::{Outcome, Progress};
 use machine::{Clock, Machine};
 
@@ -94,6 +97,15 @@ struct Case {
     vcpus: u32,
     /// What its guest has beside what every guest has, as the agent reads it.
     machine: String,
+    /// A driver of `tests/foreign` that its guest has beside ours.
+    foreign: Option<String>,
+    /// The guest is to crash, and how.
+    crash: Option<Crash>,
+}
+
+/// The archive of drivers of guests that have one of `tests/foreign` too.
+fn archive_with(foreign: &str) -> String {
+    format!("drivers-{foreign}")
 }
 
 fn cases() -> anyhow::Result<Vec<Case>> {
@@ -106,12 +118,25 @@ fn cases() -> anyhow::Result<Vec<Case>> {
             let [name, seconds, kind @ ("d" | "f"), vcpus, ref machine @ ..] = words[..] else {
                 bail!("tests/lab/cases.txt: {line}")
             };
+            let (mut words, mut foreign, mut crash) = (Vec::new(), None, None);
+            for word in machine {
+                if let Some(name) = word.strip_prefix("foreign=") {
+                    foreign = Some(name.to_owned());
+                    words.push(format!("drivers={}", archive_with(name)));
+                } else if let Some(text) = word.strip_prefix("crash=") {
+                    crash = Some(Crash::parse(text).with_context(|| format!("tests/lab/cases.txt: {line}"))?);
+                } else {
+                    words.push((*word).to_owned());
+                }
+            }
             Ok(Case {
                 name: name.to_owned(),
                 seconds: seconds.parse()?,
                 default: kind == "d",
                 vcpus: vcpus.parse()?,
-                machine: machine.join(" "),
+                machine: words.join(" "),
+                foreign,
+                crash,
             })
         })
         .collect()
@@ -187,25 +212,31 @@ pub fn run_default() -> anyhow::Result<(usize, usize)> {
 fn run_cases(args: &Args, chosen: &[Case]) -> anyhow::Result<Vec<Outcome>> {
     let target = workspace::root().join("target");
     packages::ensure(&[&packages::QEMU])?;
-    need_space(&target, RUN_BYTES)?;
+    need_space(&target.join("lab"), RUN_BYTES)?;
     let drivers = args.drivers.clone().unwrap_or_else(|| target.join("dist/x64"));
     let alone = one_at_a_time(&target.join("lab"))?;
     let image = image::make()?;
     let programs = guest::build()?;
+    if chosen.iter().any(|case| case.foreign.is_some()) {
+        packages::ensure(&[&packages::CLANG, &packages::MINGW])?;
+        foreign::build_all(&foreign::folder())?;
+    }
     let folder = run_folder(&target.join("lab"))?;
     stage(args, chosen, &drivers, &programs, &folder)?;
     drop(alone);
     println!("== lab: {} cases, everything of the run in {}", chosen.len(), workspace::relative(&folder));
-    let symbols = Symbols::new(&drivers);
+    let symbols = Symbols::new(&drivers).and(&foreign::folder());
     let mut machine = Machine::start(&image, &folder, args.keep, Clock::Host)?;
     let mut progress = Progress::default();
-    let early = follow(&mut machine, &mut progress, chosen.len(), args, &symbols)?;
+    let early = follow(&mut machine, &mut progress, chosen, args, &symbols)?;
     if let Some(why) = &early {
-        println!("{why}; the last lines of its console:");
+        println!("{why}");
         for line in machine.tail(25) {
             println!("    | {}", symbols.resolve(&line));
         }
-        print!("{}", machine.errors());
+        for line in machine.errors().lines() {
+            println!("    QEMU: {line}");
+        }
     }
     if args.keep && early.is_none() {
         machine.leave();
@@ -222,11 +253,14 @@ fn run_cases(args: &Args, chosen: &[Case]) -> anyhow::Result<Vec<Outcome>> {
     let names: Vec<String> = chosen.iter().map(|case| case.name.clone()).collect();
     let printed = progress.outcomes().len();
     let left = std::fs::read_to_string(folder.join("results")).unwrap_or_default();
-    let outcomes = progress.finish(&names, &left, early.as_deref().unwrap_or("the console ended"));
-    for outcome in &outcomes[printed..] {
+    progress.finish(&names, &left, early.as_deref().unwrap_or("the console ended"));
+    for name in progress.outcomes()[printed..].iter().map(|outcome| outcome.name.clone()).collect::<Vec<_>>() {
+        judge(&mut progress, chosen, &name, &symbols);
+    }
+    for outcome in &progress.outcomes()[printed..] {
         report(outcome);
     }
-    Ok(outcomes)
+    Ok(progress.into_outcomes())
 }
 
 /// Waits until no other run makes the image or the programs; until the file is dropped, none does.
@@ -290,21 +324,24 @@ fn stage(args: &Args, cases: &[Case], drivers: &Path, programs: &guest::Programs
     if !drivers.is_dir() {
         bail!("{} is no folder of driver packages", drivers.display());
     }
-    // Loading is slow in there, so the symbols stay here.
-    tar(drivers, &stage.join("drivers.tar"), &["--exclude=*.pdb"])?;
-    tar(&stage, &folder.join("stage.tar"), &[])
+    tar(drivers, &stage.join("drivers.tar"), None)?;
+    for name in cases.iter().filter_map(|case| case.foreign.as_deref()).collect::<BTreeSet<_>>() {
+        tar(drivers, &stage.join(archive_with(name) + ".tar"), Some((&foreign::folder(), name)))?;
+    }
+    tar(&stage, &folder.join("stage.tar"), None)
 }
 
-fn tar(folder: &Path, file: &Path, options: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new("tar")
-        .args(["--create", "--format=ustar", "--sort=name", "--file"])
-        .arg(file)
-        .args(options)
-        .arg("--directory")
-        .arg(folder)
-        .arg(".")
-        .status()
-        .context("cannot start tar")?;
+/// Packs what is in a folder, and a further folder by the place where it is and its name.
+fn tar(folder: &Path, file: &Path, more: Option<(&Path, &str)>) -> anyhow::Result<()> {
+    let mut command = Command::new("tar");
+    // Loading is slow in there, so the symbols stay here.
+    command.args(["--create", "--format=ustar", "--sort=name", "--exclude=*.pdb", "--file"]).arg(file);
+    command.arg("--directory").arg(folder).arg(".");
+    if let Some((place, name)) = more {
+        // From the folder before, unless it is an absolute path.
+        command.arg("--directory").arg(std::path::absolute(place)?).arg(name);
+    }
+    let status = command.status().context("cannot start tar")?;
     if !status.success() {
         bail!("tar could not pack {}", folder.display());
     }
@@ -315,7 +352,7 @@ fn tar(folder: &Path, file: &Path, options: &[&str]) -> anyhow::Result<()> {
 fn follow(
     machine: &mut Machine,
     progress: &mut Progress,
-    cases: usize,
+    cases: &[Case],
     args: &Args,
     symbols: &Symbols,
 ) -> anyhow::Result<Option<String>> {
@@ -325,7 +362,8 @@ fn follow(
         // Asked first, so that what was printed last is read.
         let ended = machine.ended()?;
         for line in machine.lines()? {
-            let Some(outcome) = progress.line(&line).cloned() else { continue };
+            let Some(name) = progress.line(&line).map(|outcome| outcome.name.clone()) else { continue };
+            let Some(outcome) = judge(progress, cases, &name, symbols) else { continue };
             report(&outcome);
             if !outcome.passed {
                 for line in progress.guest_lines(&outcome.name, 25) {
@@ -333,7 +371,7 @@ fn follow(
                 }
             }
         }
-        let all = progress.outcomes().len() == cases;
+        let all = progress.outcomes().len() == cases.len();
         if all && (args.keep || ended.is_some()) {
             return Ok(None);
         }
@@ -356,6 +394,15 @@ fn follow(
         }
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// Of a guest that was to crash, and did as the agent says: what its console says of it is the rest of the verdict.
+fn judge(progress: &mut Progress, cases: &[Case], name: &str, symbols: &Symbols) -> Option<Outcome> {
+    if let Some(crash) = cases.iter().find(|case| case.name == name).and_then(|case| case.crash.as_ref()) {
+        let verdict = crash.judge(&progress.guest_lines(name, usize::MAX), symbols);
+        progress.add(name, verdict.map_err(|error| format!("{error:#}")));
+    }
+    progress.outcomes().iter().find(|outcome| outcome.name == name).cloned()
 }
 
 fn report(outcome: &Outcome) {
@@ -424,16 +471,22 @@ mod tests {
         }
     }
 
+    fn one_case() -> Vec<Case> {
+        let mut cases = cases().expect("the list");
+        cases.truncate(1);
+        cases
+    }
+
     /// Follows a shell script that stands for QEMU: why it was followed no longer, and what was seen.
     #[cfg(unix)]
-    fn follow_script(folder: &Path, script: &str, timeout: u64) -> (Option<String>, Progress, Machine) {
+    fn follow_script(folder: &Path, script: &str, cases: &[Case], timeout: u64) -> (Option<String>, Progress, Machine) {
         let mut command = Command::new("sh");
         command.args(["-c", script]).current_dir(folder);
         let mut machine = Machine::spawn(&mut command, folder).expect("sh starts");
         let mut progress = Progress::default();
         let args = Args { timeout, ..Args::plain() };
         let early =
-            follow(&mut machine, &mut progress, 1, &args, &Symbols::new(folder)).expect("the console is readable");
+            follow(&mut machine, &mut progress, cases, &args, &Symbols::new(folder)).expect("the console is readable");
         (early, progress, machine)
     }
 
@@ -448,7 +501,7 @@ mod tests {
         ] {
             let scratch = Scratch::new("dies");
             let script = format!("echo '{console}' >console.log; echo trouble >&2; kill -9 $$");
-            let (early, _, machine) = follow_script(&scratch.0, &script, 60);
+            let (early, _, machine) = follow_script(&scratch.0, &script, &one_case(), 60);
             assert_eq!(early, Some(format!("QEMU ended (signal: 9 (SIGKILL)) while {step}")));
             assert_eq!(machine.errors(), "trouble\n");
         }
@@ -458,22 +511,39 @@ mod tests {
     #[test]
     fn a_machine_that_hangs_is_killed() {
         let scratch = Scratch::new("hangs");
-        let (early, progress, machine) = follow_script(&scratch.0, "echo 'lab: ready' >console.log; exec sleep 600", 1);
+        let (early, mut progress, machine) =
+            follow_script(&scratch.0, "echo 'lab: ready' >console.log; exec sleep 600", &one_case(), 1);
         assert_eq!(early.as_deref(), Some("killed after 1 s while the cases run"));
         let process = PathBuf::from(format!("/proc/{}", machine.id()));
         assert!(process.exists());
         drop(machine);
         assert!(!process.exists(), "it still runs");
-        let outcomes = progress.finish(&["lab/hash".to_owned()], "", &early.expect("the reason"));
-        assert_eq!(outcomes[0].text, "no result: killed after 1 s while the cases run");
+        progress.finish(&["lab/hash".to_owned()], "", &early.expect("the reason"));
+        assert_eq!(progress.outcomes()[0].text, "no result: killed after 1 s while the cases run");
     }
 
     #[cfg(unix)]
     #[test]
     fn a_machine_that_ends_after_its_results_is_done() {
         let scratch = Scratch::new("ends");
-        let (early, progress, _) = follow_script(&scratch.0, "echo 'lab-result a/b 1.0 passed' >console.log", 60);
+        let (early, progress, _) =
+            follow_script(&scratch.0, "echo 'lab-result a/b 1.0 passed' >console.log", &one_case(), 60);
         assert_eq!((early, passed(progress.outcomes())), (None, 1));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_crash_without_its_report_has_failed() {
+        let scratch = Scratch::new("crash");
+        let mut cases = cases().expect("the list");
+        cases.retain(|case| case.crash.is_some());
+        cases.truncate(1);
+        let name = &cases[0].name;
+        let script =
+            format!("printf 'lab-case {name}\\n(d1) lab: booted\\nlab-result {name} 1.0 passed\\n' >console.log");
+        let (_, progress, _) = follow_script(&scratch.0, &script, &cases, 60);
+        let [outcome] = progress.outcomes() else { panic!("one result was given") };
+        assert!(!outcome.passed && outcome.text.contains("no `lab: stop`"), "{}", outcome.text);
     }
 
     #[test]

@@ -261,6 +261,8 @@ pub(crate) unsafe extern "win64" fn on_call(thunk: &loader::Thunk, frame: *const
     CALLS.fetch_add(1, Ordering::Relaxed);
     let irql = platform.irql();
     if irql > thunk.max_irql {
+        // The report names this call.
+        LAST_CALL[platform.current_processor() as usize % CPUS].store(return_address, Ordering::Relaxed);
         irql_violation(thunk.name, irql, thunk.max_irql);
     }
     let before = platform.current_processor();

@@ -143,6 +143,26 @@ fn exceptions_are_handled_as_windows_does() {
     });
 }
 
+#[test]
+fn an_exception_that_nobody_takes_and_a_rule_that_is_broken_end_the_run() {
+    let Some(drivers) = packages() else { return };
+    let ways = [(0x7e, "at fseh.sys+0x"), (0xc4, "KeDelayExecutionThread at IRQL 2, allowed up to 1")];
+    for (how, (code, said)) in ways.into_iter().enumerate() {
+        in_child_as("an_exception_that_nobody_takes_and_a_rule_that_is_broken_end_the_run", &how.to_string(), || {
+            let outcome = run(BenchConfig { drivers: drivers.clone(), ..BenchConfig::default() }, |ctx| {
+                let packages = ctx.packages().expect("the folder is readable");
+                pnp::boot::boot(pnp::boot::BootConfig { packages, ..Default::default() }).expect("a boot");
+                control(r"\Device\ForeignSeh", FOREIGN_BREAK, &(how as u32).to_le_bytes(), &mut []);
+            });
+            let Outcome::Stopped(stop) = outcome else { panic!("way {how} was not noticed") };
+            assert_eq!(stop.code, code, "{}", stop.report);
+            assert!(stop.report.contains(said), "{}", stop.report);
+            // Four functions called each other.
+            assert!(stop.report.matches("stack: fseh.sys+0x").count() >= 4, "{}", stop.report);
+        });
+    }
+}
+
 /// The device interfaces of the function devices.
 fn functions() -> Vec<String> {
     let mut names: Vec<String> = nt::ob::namespace::list().into_iter().map(|(name, _)| name).collect();

@@ -114,7 +114,7 @@ pub fn run(args: &super::Args) -> anyhow::Result<ExitCode> {
     let image = image::make()?;
     let programs = guest::build()?;
     let program = guest::build_linux()?;
-    need_space(&target, RUN_BYTES)?;
+    need_space(&target.join("lab"), RUN_BYTES)?;
     let folder = run_folder(&target.join("lab"))?;
     let linux = folder.join("stage/linux");
     fs::create_dir_all(&linux)?;

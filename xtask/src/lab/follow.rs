@@ -101,9 +101,20 @@ impl Progress {
         Ok(())
     }
 
-    /// The results, with a failure for each case that has none, for the reason `why`. `left` is what the agent wrote
-    /// beside its console, where a line may have been lost.
-    pub fn finish(mut self, cases: &[String], left: &str, why: &str) -> Vec<Outcome> {
+    /// What the host says of a case besides: a reason to fail, or a part of the text of one that passed.
+    pub fn add(&mut self, case: &str, verdict: Result<String, String>) {
+        let Some(outcome) = self.outcomes.iter_mut().find(|outcome| outcome.name == case && outcome.passed) else {
+            return;
+        };
+        match verdict {
+            Ok(text) => outcome.text = format!("{}, {text}", outcome.text),
+            Err(why) => *outcome = Outcome { passed: false, text: why, ..outcome.clone() },
+        }
+    }
+
+    /// Adds a failure for each case that has no result, for the reason `why`. `left` is what the agent wrote beside its
+    /// console, where a line may have been lost.
+    pub fn finish(&mut self, cases: &[String], left: &str, why: &str) {
         for case in cases {
             if self.outcomes.iter().any(|outcome| outcome.name == *case) {
                 continue;
@@ -117,6 +128,10 @@ impl Progress {
                 notes: Vec::new(),
             }));
         }
+    }
+
+    /// The results.
+    pub fn into_outcomes(self) -> Vec<Outcome> {
         self.outcomes
     }
 }
@@ -169,8 +184,9 @@ mod tests {
     #[test]
     fn a_case_without_a_result_has_failed() {
         let cases = ["lab/hash", "lab/grants", "lab/reboot"].map(str::to_owned);
-        let progress = follow(&["lab-case lab/hash", "lab-result lab/hash 3.0 passed", "lab-result lab/grants"]);
-        let outcomes = progress.finish(&cases, "lab-result lab/reboot 9.0 passed reason 1\n", "time was up");
+        let mut progress = follow(&["lab-case lab/hash", "lab-result lab/hash 3.0 passed", "lab-result lab/grants"]);
+        progress.finish(&cases, "lab-result lab/reboot 9.0 passed reason 1\n", "time was up");
+        let outcomes = progress.into_outcomes();
         let passed: Vec<bool> = outcomes.iter().map(|outcome| outcome.passed).collect();
         assert_eq!(passed, [true, false, true]);
         assert_eq!(outcomes[1].text, "no result: time was up");

@@ -2,9 +2,10 @@
 //! [`mailbox`], and keeps the evidence.
 //!
 //! `lab-agent FOLDER OUT`: FOLDER has `guest`, `drivers.tar`, `cases` (one line a case: name, seconds, seed, processors, and
-//! `twins` or `serial` for what its guest has beside) and perhaps `extra.cfg`, lines for the guest's configuration. OUT gets a folder a case. The host follows the lines
-//! `lab-case` (it begins), `lab-note` (what is worth reading beside the result) and `lab-result` on standard output. If FOLDER
-//! has `bench`, there are no cases: see [`bench`].
+//! `twins` or `serial` for what its guest has beside, `drivers=NAME` for another archive than `drivers`) and perhaps
+//! `extra.cfg`, lines for the guest's configuration. OUT gets a folder a case. The host follows the lines `lab-case` (it
+//! begins), `lab-note` (what is worth reading beside the result) and `lab-result` on standard output. If FOLDER has `bench`,
+//! there are no cases: see [`bench`].
 
 mod bench;
 mod dom0;
@@ -43,6 +44,8 @@ pub struct Case {
     pub twins: bool,
     /// Its first serial port is a pty here: see [`serial`].
     pub serial: bool,
+    /// The archive of drivers that its guest gets, without `.tar`.
+    pub drivers: String,
 }
 
 fn read_cases(folder: &Path) -> anyhow::Result<Vec<Case>> {
@@ -53,7 +56,9 @@ fn read_cases(folder: &Path) -> anyhow::Result<Vec<Case>> {
             let [name, seconds, seed, vcpus, ref machine @ ..] = words[..] else {
                 anyhow::bail!("this is no case: {line}")
             };
-            if let Some(word) = machine.iter().find(|word| !["twins", "serial"].contains(word)) {
+            let drivers = machine.iter().find_map(|word| word.strip_prefix("drivers="));
+            let known = |word: &str| ["twins", "serial"].contains(&word) || word.starts_with("drivers=");
+            if let Some(word) = machine.iter().find(|word| !known(word)) {
                 anyhow::bail!("no guest has `{word}`: {line}");
             }
             Ok(Case {
@@ -63,6 +68,7 @@ fn read_cases(folder: &Path) -> anyhow::Result<Vec<Case>> {
                 vcpus: vcpus.parse()?,
                 twins: machine.contains(&"twins"),
                 serial: machine.contains(&"serial"),
+                drivers: drivers.unwrap_or("drivers").to_owned(),
             })
         })
         .collect()

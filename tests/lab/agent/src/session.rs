@@ -100,7 +100,7 @@ impl Session {
     pub fn new(folder: &Path, evidence: &Path, case: &Case) -> anyhow::Result<Self> {
         let config = evidence.join("guest.cfg");
         let extra = fs::read_to_string(folder.join("extra.cfg")).unwrap_or_default();
-        let load = Load::new(&folder.join("guest"), &folder.join("drivers.tar"))?;
+        let load = Load::new(&folder.join("guest"), &folder.join(format!("{}.tar", case.drivers)))?;
         for entry in fs::read_dir(DISKS)?.flatten() {
             fs::remove_file(entry.path())?;
         }

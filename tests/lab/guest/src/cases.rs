@@ -1,5 +1,6 @@
 //! Cases that only a real dom0 makes sense for.
 
+mod crash;
 mod net;
 mod serial;
 mod service;
@@ -33,7 +34,7 @@ const fn case(
 
 /// All of the lab's own.
 pub fn all() -> impl Iterator<Item = &'static Case> {
-    CASES.iter().chain(net::CASES).chain(serial::CASES).chain(service::CASES).chain(twins::CASES)
+    CASES.iter().chain(crash::CASES).chain(net::CASES).chain(serial::CASES).chain(service::CASES).chain(twins::CASES)
 }
 
 /// The cases of disks and of the machine.

@@ -58,7 +58,7 @@ pub fn timer_counts(ns: u64) -> u32 {
 /// Nanoseconds since [`start`].
 pub fn nanoseconds() -> u64 {
     let ticks = tsc().wrapping_sub(TSC_START.load(Ordering::Relaxed));
-    (u128::from(ticks) * u128::from(NS_PER_TICK.load(Ordering::Relaxed)) >> 32) as u64
+    ((u128::from(ticks) * u128::from(NS_PER_TICK.load(Ordering::Relaxed))) >> 32) as u64
 }
 
 /// The performance counter and its rate in Hz.
