@@ -140,6 +140,7 @@ impl Network for ModelWorld<'_> {
                 dropped_to_guest: stats.dropped_to_guest + stats.expired_to_guest,
                 filtered_to_guest: stats.filtered_to_guest,
                 oversized: stats.oversized,
+                lost_on_wire: stats.lost_on_wire,
                 starved: stats.starved,
                 in_flight: vif.in_flight() as u64,
                 most_in_flight: stats.most_in_flight as u64,

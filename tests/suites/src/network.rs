@@ -200,6 +200,8 @@ pub struct VifStats {
     pub filtered_to_guest: u64,
     /// Frames of the guest's that are too large for the MTU.
     pub oversized: u64,
+    /// Frames of both sides that the wire lost.
+    pub lost_on_wire: u64,
     /// How often the guest had too few buffers.
     pub starved: u64,
     /// Slots of the guest's that are taken and not answered.

@@ -87,6 +87,22 @@ pub fn sum(bytes: &[u8]) -> u16 {
     total as u16
 }
 
+/// Puts the transport checksum into a frame that has such a thing.
+pub fn fill(frame: &mut [u8]) {
+    let Some(it) = transport(frame) else { return };
+    if leave_to_adapter(frame) == 0 {
+        return;
+    }
+    let place = it.offset + if it.tcp { 16 } else { 6 };
+    let Some(segment) = frame.get(it.offset..it.offset + it.length) else { return };
+    // With the sum of the pseudo header in its place. UDP's 0 says that there is none.
+    let sum = match !sum(segment) {
+        0 if !it.tcp => 0xffff,
+        sum => sum,
+    };
+    frame[place..place + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// Leaves the transport checksum of a frame to the adapter: puts the sum of the pseudo header where the checksum goes, as
 /// Windows does. What stands out of band then; 0 if the frame has no such checksum.
 pub fn leave_to_adapter(frame: &mut [u8]) -> u32 {

@@ -1,5 +1,5 @@
-//! What is put together before it goes to the adapter: segments of one TCP stream, one behind the other, become a large send,
-//! as TCPIP's do where the adapter offers segmentation (LSO version 2).
+//! Packets of TCP that are larger than the MTU, as smoltcp's segmentation offload hands them over: a large send (LSO version 2)
+//! where the adapter takes one, cut into segments here where it does not.
 //! <https://learn.microsoft.com/windows-hardware/drivers/network/offloading-the-segmentation-of-large-tcp-packets>
 
 use super::checksum::{self, Transport};
@@ -10,10 +10,11 @@ use alloc::vec::Vec;
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
-/// Flags of TCP.
+/// Flags of TCP that only the last segment has.
 const FIN: u8 = 1;
 const PSH: u8 = 8;
-const ACK: u8 = 16;
+/// Bytes of the largest packet that the stack may make, Ethernet header included. What IPv4 counts is less.
+pub const LARGEST: usize = 0xf000 + ETHERNET + 40;
 
 /// What an adapter segments of IPv4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,179 +33,152 @@ impl Large {
         }
         Self { most: offered.v4_max as usize, least: offered.v4_min_segments as usize }
     }
+
+    /// Whether it takes a packet of so many bytes of data.
+    fn takes(self, data: usize, mss: usize) -> bool {
+        data <= self.most && data.div_ceil(mss) >= self.least
+    }
 }
 
-/// Segments that are put together.
-struct Group {
-    frame: Vec<u8>,
-    at: Transport,
-    /// Bytes of headers, and of data of every segment but the last.
-    headers: usize,
-    mss: usize,
-    count: usize,
-    next: u32,
-    open: bool,
+/// A frame as the stack makes it.
+pub struct Frame {
+    /// Its bytes, without checksums of TCP and UDP.
+    pub bytes: Vec<u8>,
+    /// Bytes of data of a segment, where the frame is to be cut.
+    pub mss: Option<usize>,
 }
 
-fn sequence(frame: &[u8], transport: usize) -> u32 {
-    frame[transport + 4..transport + 8].iter().fold(0, |all, byte| all << 8 | u32::from(*byte))
-}
-
-impl Group {
-    /// A group of one, if the frame is a segment with data.
-    fn new(frame: Vec<u8>, at: Transport) -> Result<Self, Vec<u8>> {
-        let headers = at.offset + usize::from(frame.get(at.offset + 12).copied().unwrap_or(0) >> 4) * 4;
-        let end = at.offset + at.length;
-        if !at.tcp || at.v6 || headers >= end || end != frame.len() || frame[at.offset + 13] & !PSH != ACK {
-            return Err(frame);
-        }
-        let mss = end - headers;
-        let next = sequence(&frame, at.offset).wrapping_add(mss as u32);
-        let open = frame[at.offset + 13] & PSH == 0;
-        Ok(Self { frame, at, headers, mss, count: 1, next, open })
+impl Frame {
+    /// The frames that it may come to on the wire.
+    pub fn count(&self) -> usize {
+        self.mss.map_or(1, |mss| self.bytes.len().div_ceil(mss))
     }
 
-    /// Takes the next segment in, unless it is of another stream, out of order or too much.
-    fn take(&mut self, frame: &[u8], at: Transport, most: usize) -> bool {
-        let (tcp, headers) = (self.at.offset, self.headers);
-        let end = at.offset + at.length;
-        let same = |range: core::ops::Range<usize>| frame[range.clone()] == self.frame[range];
-        let fits = self.open
-            && at.tcp
-            && !at.v6
-            && at.offset == tcp
-            && end == frame.len()
-            && frame.len() > headers
-            && frame.len() - headers <= self.mss
-            && self.frame.len() - headers + frame.len() - headers <= most
-            // Ethernet, version, service; fragmentation, lifetime, protocol; addresses.
-            && same(0..ETHERNET + 2)
-            && same(ETHERNET + 6..ETHERNET + 10)
-            && same(ETHERNET + 12..tcp)
-            // Ports; acknowledgement, length; window; options.
-            && same(tcp..tcp + 4)
-            && same(tcp + 8..tcp + 13)
-            && frame[tcp + 13] & !(PSH | FIN) == ACK
-            && same(tcp + 14..tcp + 16)
-            && same(tcp + 18..headers)
-            && sequence(frame, tcp) == self.next;
-        if fits {
-            if self.count == 1 {
-                self.frame.reserve_exact(most);
+    /// What is sent for it. `offload`: checksums are left to the adapter, and segmentation as far as it does it.
+    pub fn send(self, offload: Option<Large>, out: &mut Vec<Outgoing>) {
+        let one = |mut bytes: Vec<u8>| {
+            if offload.is_some() {
+                let checksum = checksum::leave_to_adapter(&mut bytes);
+                return Outgoing { checksum, ..Outgoing::frame(bytes) };
             }
-            let data = &frame[headers..];
-            self.frame.extend_from_slice(data);
-            self.frame[tcp + 13] |= frame[tcp + 13];
-            self.next = self.next.wrapping_add(data.len() as u32);
-            self.count += 1;
-            // What comes behind a short one, a push or the end is another packet.
-            self.open = data.len() == self.mss && frame[tcp + 13] & (PSH | FIN) == 0;
+            checksum::fill(&mut bytes);
+            Outgoing::frame(bytes)
+        };
+        let tcp = checksum::transport(&self.bytes).filter(|at| at.tcp && !at.v6);
+        let (Some(mss), Some(at)) = (self.mss, tcp) else {
+            out.push(one(self.bytes));
+            return;
+        };
+        let headers = at.offset + usize::from(self.bytes[at.offset + 12] >> 4) * 4;
+        let data = self.bytes.len().saturating_sub(headers);
+        if offload.is_some_and(|large| large.takes(data, mss)) {
+            out.push(large_send(self.bytes, at, mss));
+        } else {
+            out.extend(segments(&self.bytes, at, headers, mss).map(one));
         }
-        fits
-    }
-
-    fn finish(mut self) -> Outgoing {
-        if self.count == 1 {
-            return single(self.frame);
-        }
-        let (ip, tcp) = (ETHERNET, self.at.offset);
-        // The adapter counts length and checksum of each segment; the sum of the pseudo header is without the length.
-        self.frame[ip + 2..ip + 4].fill(0);
-        self.frame[ip + 10..ip + 12].fill(0);
-        let words = self.frame[ip + 12..ip + 20].chunks_exact(2);
-        let sum: u32 = words.map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>() + 6;
-        let folded = (sum & 0xffff) + (sum >> 16);
-        let folded = ((folded & 0xffff) + (folded >> 16)) as u16;
-        self.frame[tcp + 16..tcp + 18].copy_from_slice(&folded.to_be_bytes());
-        Outgoing::frame(self.frame).large(self.mss as u32, tcp as u32, false)
     }
 }
 
-/// A frame as it is, its checksum left to the adapter.
-fn single(mut frame: Vec<u8>) -> Outgoing {
-    let checksum = checksum::leave_to_adapter(&mut frame);
-    Outgoing { checksum, ..Outgoing::frame(frame) }
+/// A large send: the adapter counts length and checksums of each segment; the sum of the pseudo header is without the length.
+fn large_send(mut frame: Vec<u8>, at: Transport, mss: usize) -> Outgoing {
+    frame[ETHERNET + 2..ETHERNET + 4].fill(0);
+    frame[ETHERNET + 10..ETHERNET + 12].fill(0);
+    let mut pseudo = frame[ETHERNET + 12..ETHERNET + 20].to_vec();
+    pseudo.extend([0, 6]);
+    frame[at.offset + 16..at.offset + 18].copy_from_slice(&checksum::sum(&pseudo).to_be_bytes());
+    Outgoing::frame(frame).large(mss as u32, at.offset as u32, false)
 }
 
-/// Frames whose checksums are left to the adapter, those of one stream put together as far as it segments them.
-pub fn coalesce(frames: Vec<Vec<u8>>, large: Large) -> Vec<Outgoing> {
-    let mut out = Vec::with_capacity(frames.len());
-    let mut group: Option<Group> = None;
-    // Fewer segments than the adapter takes are not worth a packet; of two it takes any.
-    let any = large.most != 0 && large.least <= 2;
-    for frame in frames {
-        let at = checksum::transport(&frame).filter(|_| any);
-        if let (Some(at), Some(group)) = (at, &mut group)
-            && group.take(&frame, at, large.most)
-        {
-            continue;
+/// The segments of a packet of IPv4, without checksums of TCP.
+fn segments(frame: &[u8], at: Transport, headers: usize, mss: usize) -> impl Iterator<Item = Vec<u8>> {
+    let (tcp, data) = (at.offset, &frame[headers..]);
+    let last = data.len().div_ceil(mss).saturating_sub(1);
+    let ident = u16::from_be_bytes([frame[ETHERNET + 4], frame[ETHERNET + 5]]);
+    let first = frame[tcp + 4..tcp + 8].iter().fold(0, |all, byte| all << 8 | u32::from(*byte));
+    data.chunks(mss).enumerate().map(move |(index, piece)| {
+        let mut out = Vec::with_capacity(headers + piece.len());
+        out.extend_from_slice(&frame[..headers]);
+        out.extend_from_slice(piece);
+        let length = (out.len() - ETHERNET) as u16;
+        out[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&length.to_be_bytes());
+        out[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&ident.wrapping_add(index as u16).to_be_bytes());
+        out[ETHERNET + 10..ETHERNET + 12].fill(0);
+        let header = !checksum::sum(&out[ETHERNET..tcp]);
+        out[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&header.to_be_bytes());
+        let sequence = first.wrapping_add((index * mss) as u32);
+        out[tcp + 4..tcp + 8].copy_from_slice(&sequence.to_be_bytes());
+        if index != last {
+            out[tcp + 13] &= !(FIN | PSH);
         }
-        out.extend(group.take().map(Group::finish));
-        match at.ok_or(()) {
-            Ok(at) => match Group::new(frame, at) {
-                Ok(first) => group = Some(first),
-                Err(frame) => out.push(single(frame)),
-            },
-            Err(()) => out.push(single(frame)),
-        }
-    }
-    out.extend(group.map(Group::finish));
-    out
+        out
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A segment of a stream.
-    fn segment(sequence: u32, flags: u8, data: &[u8]) -> Vec<u8> {
+    /// A packet of TCP with an acknowledgement, a push and so much data.
+    fn packet(length: usize) -> Vec<u8> {
         let mut frame = alloc::vec![0_u8; 54];
         frame[12..14].copy_from_slice(&[8, 0]);
         frame[14] = 0x45;
-        frame[16..18].copy_from_slice(&(40 + data.len() as u16).to_be_bytes());
+        frame[16..18].copy_from_slice(&((40 + length) as u16).to_be_bytes());
+        frame[18..20].copy_from_slice(&[0xff, 0xff]);
         (frame[22], frame[23]) = (64, 6);
         frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
         let header = !checksum::sum(&frame[14..34]);
         frame[24..26].copy_from_slice(&header.to_be_bytes());
         frame[34..38].copy_from_slice(&[1, 2, 3, 4]);
-        frame[38..42].copy_from_slice(&sequence.to_be_bytes());
-        (frame[46], frame[47]) = (0x50, flags);
-        frame.extend_from_slice(data);
+        frame[38..42].copy_from_slice(&0xffff_ff00_u32.to_be_bytes());
+        (frame[46], frame[47]) = (0x50, 0x18);
+        frame.extend((0..length).map(|n| n as u8));
         frame
+    }
+
+    fn sent(length: usize, mss: Option<usize>, offload: Option<Large>) -> Vec<Outgoing> {
+        let mut out = Vec::new();
+        Frame { bytes: packet(length), mss }.send(offload, &mut out);
+        out
     }
 
     const OFFERED: Large = Large { most: 2500, least: 2 };
 
     #[test]
-    fn segments_of_a_stream_become_one() {
-        let frames = (0..4).map(|n| segment(1000 + n * 1000, ACK, &[n as u8; 1000])).collect();
-        let out = coalesce(frames, OFFERED);
-        let lengths: Vec<usize> = out.iter().map(|list| list.packets[0].bytes.len()).collect();
-        assert_eq!(lengths, [2054, 2054]);
-        assert_eq!(out[0].large_send, 0x3e8 | 0x22 << 20 | 1 << 30);
-        assert_eq!(&out[0].packets[0].bytes[1053..1055], &[0, 1]);
-        assert_eq!(sequence(&out[1].packets[0].bytes, 34), 3000);
+    fn what_the_adapter_takes_goes_as_one() {
+        let out = sent(2500, Some(1000), Some(OFFERED));
+        assert_eq!(out.len(), 1);
+        let (list, bytes) = (&out[0], &out[0].packets[0].bytes);
+        assert_eq!((list.large_send, bytes.len()), (0x3e8 | 0x22 << 20 | 1 << 30, 2554));
+        assert_eq!(bytes[16..18], [0, 0]);
         // The sum of the addresses and the protocol.
         let wanted = checksum::sum(&[10, 0, 0, 1, 10, 0, 0, 2, 0, 6]);
-        assert_eq!(out[0].packets[0].bytes[50..52], wanted.to_be_bytes());
+        assert_eq!(bytes[50..52], wanted.to_be_bytes());
     }
 
     #[test]
-    fn what_does_not_follow_stays_alone() {
-        let short = segment(2000, ACK | PSH, &[1; 10]);
-        let frames = alloc::vec![
-            segment(1000, ACK, &[0; 1000]),
-            short,
-            segment(2010, ACK, &[0; 1000]),
-            segment(9000, ACK, &[0; 1000]),
-            segment(10_000, ACK, &[]),
-        ];
-        let out = coalesce(frames, OFFERED);
-        let lengths: Vec<usize> = out.iter().map(|list| list.packets[0].bytes.len()).collect();
-        assert_eq!(lengths, [1064, 1054, 1054, 54]);
-        assert_eq!(out[0].packets[0].bytes[47], ACK | PSH);
-        assert!(out[1..].iter().all(|list| list.large_send == 0 && list.checksum != 0));
-        let two = (0..2).map(|n| segment(n * 1000, ACK, &[0; 1000])).collect();
-        assert_eq!(coalesce(two, Large::default()).len(), 2);
+    fn what_it_does_not_take_is_cut() {
+        for (length, offload) in [(2501, Some(OFFERED)), (2501, Some(Large::default())), (2501, None)] {
+            let out = sent(length, Some(1000), offload);
+            assert_eq!(out.iter().map(|list| list.packets[0].bytes.len()).collect::<Vec<_>>(), [1054, 1054, 555]);
+            for (index, list) in out.iter().enumerate() {
+                let bytes = &list.packets[0].bytes;
+                assert_eq!((list.large_send, list.checksum != 0), (0, offload.is_some()));
+                assert_eq!(checksum::sum(&bytes[14..34]), 0xffff, "the header's sum");
+                assert_eq!(bytes[18..20], (0xffff_u16).wrapping_add(index as u16).to_be_bytes());
+                assert_eq!(bytes[38..42], 0xffff_ff00_u32.wrapping_add(1000 * index as u32).to_be_bytes());
+                assert_eq!(bytes[47], if index == 2 { 0x18 } else { 0x10 });
+                assert_eq!(bytes[54], (1000 * index) as u8);
+                assert_eq!(checksum::verify(bytes), offload.is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_not_to_be_cut_stays_whole() {
+        let out = sent(1000, None, Some(OFFERED));
+        assert_eq!((out.len(), out[0].large_send, out[0].checksum != 0), (1, 0, true));
+        let out = sent(1000, None, None);
+        assert!(checksum::verify(&out[0].packets[0].bytes));
     }
 }

@@ -2,7 +2,8 @@
 
 use super::checksum;
 use super::client::Client;
-use super::large::{self, Large};
+use super::closing::Heard;
+use super::large::{Frame, LARGEST, Large};
 use super::packet::Outgoing;
 use crate::io::kernel::spawn;
 use crate::ndis::abi::{Header, object};
@@ -16,9 +17,10 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
+use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{
@@ -33,7 +35,7 @@ pub struct StackConfig {
     pub addresses: Vec<IpCidr>,
     /// For initial sequence numbers and ports.
     pub seed: u64,
-    /// TCP and UDP checksums of what it sends are left to the adapter, and segmentation where it offers that.
+    /// TCP and UDP checksums of what it sends are left to the adapter, and segmentation of IPv4 where it offers that.
     pub offload: bool,
     /// Bytes of a TCP socket's buffers.
     pub window: usize,
@@ -75,14 +77,24 @@ const IDLE_MS: u64 = 1000;
 /// The adapter as smoltcp sees it.
 struct Wire {
     received: VecDeque<Vec<u8>>,
-    ready: Vec<Vec<u8>>,
+    ready: Ready,
     mtu: usize,
     offload: bool,
     room: usize,
 }
 
+/// Frames that are to go, and how many they come to.
+#[derive(Default)]
+struct Ready {
+    frames: Vec<Frame>,
+    count: usize,
+}
+
 struct Arrived(Vec<u8>);
-struct Leaving<'a>(&'a mut Vec<Vec<u8>>);
+struct Leaving<'a> {
+    ready: &'a mut Ready,
+    mss: Option<usize>,
+}
 
 impl RxToken for Arrived {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, body: F) -> R {
@@ -92,10 +104,22 @@ impl RxToken for Arrived {
 
 impl TxToken for Leaving<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, body: F) -> R {
-        let mut frame = vec![0; length];
-        let result = body(&mut frame);
-        self.0.push(frame);
+        let mut bytes = vec![0; length];
+        let result = body(&mut bytes);
+        let frame = Frame { bytes, mss: self.mss };
+        self.ready.count += frame.count();
+        self.ready.frames.push(frame);
         result
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.mss = meta.segmentation_offload_size.map(|mss| usize::from(mss.get()));
+    }
+}
+
+impl Wire {
+    fn leaving(&mut self) -> Option<Leaving<'_>> {
+        (self.ready.count < self.room).then_some(Leaving { ready: &mut self.ready, mss: None })
     }
 }
 
@@ -104,26 +128,28 @@ impl Device for Wire {
     type TxToken<'a> = Leaving<'a>;
 
     fn receive(&mut self, _: Instant) -> Option<(Arrived, Leaving<'_>)> {
-        if self.ready.len() >= self.room {
+        if self.ready.count >= self.room {
             return None;
         }
         let frame = self.received.pop_front()?;
-        Some((Arrived(frame), Leaving(&mut self.ready)))
+        Some((Arrived(frame), self.leaving()?))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Leaving<'_>> {
-        (self.ready.len() < self.room).then_some(Leaving(&mut self.ready))
+        self.leaving()
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        // What comes in is checked by `accept`, as the adapter may vouch for it.
-        let transport = if self.offload { Checksum::None } else { Checksum::Tx };
+        // What comes in is checked by `accept`, as the adapter may vouch for it; what goes out is summed, and cut, by `flush`
+        // where the adapter does not.
         let mut checksum = ChecksumCapabilities::default();
-        (checksum.tcp, checksum.udp) = (transport, transport);
+        // A datagram in fragments is summed before it is cut, so not by an adapter.
+        (checksum.tcp, checksum.udp) = (Checksum::None, if self.offload { Checksum::None } else { Checksum::Tx });
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = self.mtu + 14;
         capabilities.checksum = checksum;
+        capabilities.segmentation.tcpv4 = NonZeroUsize::new(LARGEST);
         capabilities
     }
 }
@@ -133,6 +159,7 @@ struct Core {
     interface: Interface,
     sockets: SocketSet<'static>,
     wire: Wire,
+    heard: Heard,
     next_port: u16,
 }
 
@@ -184,19 +211,23 @@ impl Shared {
                 self.counters.bad_checksums.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            core.wire.received.push_back(bytes);
+            if !core.heard.repeats(&bytes, &core.sockets) {
+                core.wire.received.push_back(bytes);
+            }
         }
     }
 
     /// Frames that are to go.
     fn flush(&self, core: &mut Core) {
         let ready = core::mem::take(&mut core.wire.ready);
-        let lists: Vec<Outgoing> = if core.wire.offload {
+        let offload = core.wire.offload.then(|| {
             let offered = self.client.adapter().about.lock().offload.unwrap_or_default().lso_v2;
-            large::coalesce(ready, Large::new(&offered))
-        } else {
-            ready.into_iter().map(Outgoing::frame).collect()
-        };
+            Large::new(&offered)
+        });
+        let mut lists: Vec<Outgoing> = Vec::with_capacity(ready.frames.len());
+        for frame in ready.frames {
+            frame.send(offload, &mut lists);
+        }
         for chunk in lists.chunks(CHAIN) {
             let counter = if self.client.send(chunk).is_some() { &self.counters.sent } else { &self.counters.unsent };
             counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
@@ -281,7 +312,7 @@ impl Stack {
         }
         let mut wire = Wire {
             received: VecDeque::new(),
-            ready: Vec::new(),
+            ready: Ready::default(),
             mtu: about.mtu as usize,
             offload: config.offload,
             room: OUT,
@@ -299,6 +330,7 @@ impl Stack {
             interface,
             sockets: SocketSet::new(Vec::new()),
             wire,
+            heard: Heard::default(),
             next_port: 49152 + (config.seed % 8192) as u16,
         };
         let shared = Arc::new(Shared {
@@ -571,6 +603,7 @@ impl Drop for Tcp {
             self.shared.accept(core);
             core.interface.poll(now(), &mut core.wire, &mut core.sockets);
             self.shared.flush(core);
+            core.heard.forget(self.handle);
             core.sockets.remove(self.handle);
         });
     }
