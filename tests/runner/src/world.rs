@@ -33,6 +33,7 @@ pub fn attach(xen: &mut Xen, spec: &DiskSpec) {
     options.sector_size = spec.sector_size;
     options.physical_sector_size = Some(spec.physical_sector_size);
     options.cdrom = spec.cdrom;
+    options.removable = spec.removable;
     options.max_ring_page_order = spec.max_ring_order;
     options.max_indirect_segments = (spec.max_indirect > 0).then_some(spec.max_indirect);
     options.flush = spec.flush;

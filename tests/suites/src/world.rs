@@ -22,6 +22,8 @@ pub struct DiskSpec {
     pub read_only: bool,
     /// A CD-ROM.
     pub cdrom: bool,
+    /// The medium can be taken out.
+    pub removable: bool,
     /// Largest ring the backend offers, as a power of two of pages.
     pub max_ring_order: u32,
     /// Most indirect segments, 0 for none.
@@ -46,6 +48,7 @@ impl DiskSpec {
             physical_sector_size: 512,
             read_only: false,
             cdrom: false,
+            removable: false,
             max_ring_order: 4,
             max_indirect: 256,
             flush: true,

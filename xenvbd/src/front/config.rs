@@ -176,6 +176,8 @@ pub fn parameters<B: Bus>(bus: &B, backend: &Path, cdrom: bool) -> Result<Option
         bus.log(LogLevel::Warning, format_args!("sectors = {sectors}: no whole blocks, the last part is left out"));
     }
     let physical = match number(bus, backend, "physical-sector-size")? {
+        // That of the file or device in which the disc's image lies.
+        Some(_) if cdrom => sector_size,
         Some(size) if size.is_power_of_two() && (u64::from(sector_size)..=1 << 20).contains(&size) => size as u32,
         Some(other) => {
             bus.log(LogLevel::Warning, format_args!("physical-sector-size = {other}: ignored"));

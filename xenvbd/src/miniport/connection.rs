@@ -453,7 +453,8 @@ impl Adapter {
     fn tell(&self, before: Option<crate::scsi::Unit>, now: crate::scsi::Unit) {
         let changed = match before {
             Some(before) if before.sectors != now.sectors || before.block != now.block => {
-                self.attention.raise(Sense::CAPACITY_CHANGED);
+                let inserted = before.sectors == 0;
+                self.attention.raise(if inserted { Sense::MEDIUM_CHANGED } else { Sense::CAPACITY_CHANGED });
                 true
             }
             Some(before) if before != now => {

@@ -109,6 +109,9 @@ pub fn decode(unit: &Unit, cdb: &[u8], data: &mut [u8], data_len: u32) -> Outcom
     if cdb.len() < length {
         return Outcome::Fail(Sense::INVALID_FIELD_IN_CDB);
     }
+    if unit.sectors == 0 && needs_medium(operation) {
+        return Outcome::Fail(Sense::NO_MEDIUM);
+    }
     let cdb = Cdb(cdb);
     match blocks(operation, &cdb) {
         Some(ask) => transfer(unit, ask, data_len),
@@ -149,6 +152,21 @@ const fn transfer_kind(operation: u8) -> Option<TransferKind> {
         op::VERIFY_10 | op::VERIFY_12 | op::VERIFY_16 => TransferKind::Verify,
         _ => return None,
     })
+}
+
+/// Whether a drive without a medium is NOT READY for a command. A disk of no blocks is one, too.
+const fn needs_medium(operation: u8) -> bool {
+    transfer_kind(operation).is_some()
+        || matches!(
+            operation,
+            op::TEST_UNIT_READY
+                | op::READ_CAPACITY_10
+                | op::SERVICE_ACTION_IN_16
+                | op::SYNCHRONIZE_CACHE_10
+                | op::SYNCHRONIZE_CACHE_16
+                | op::UNMAP
+                | op::READ_TOC
+        )
 }
 
 fn blocks(operation: u8, cdb: &Cdb<'_>) -> Option<Ask> {
@@ -200,13 +218,7 @@ fn transfer(unit: &Unit, ask: Ask, data_len: u32) -> Outcome {
 
 fn other(unit: &Unit, operation: u8, cdb: &Cdb<'_>, data: &mut [u8]) -> Outcome {
     match operation {
-        op::TEST_UNIT_READY => {
-            if unit.sectors == 0 {
-                Outcome::Fail(Sense::NO_MEDIUM)
-            } else {
-                Outcome::Done(0)
-            }
-        }
+        op::TEST_UNIT_READY => Outcome::Done(0),
         op::REQUEST_SENSE => reply(data, cdb.uint::<1>(4), &Sense::NONE.encode()),
         op::INQUIRY => {
             let allocation = cdb.uint::<2>(3);
@@ -558,7 +570,12 @@ mod tests {
         assert_eq!(run(&u, &[0x1B, 0, 0, 0, 1, 0], &mut []), Outcome::Done(0));
         assert_eq!(run(&u, &[0x1B, 0, 0, 0, 2, 0], &mut []), Outcome::Fail(Sense::INVALID_FIELD_IN_CDB));
         let empty = Unit { sectors: 0, ..u };
-        assert_eq!(run(&empty, &[0; 6], &mut []), Outcome::Fail(Sense::NO_MEDIUM));
+        for operation in [0x00, 0x08, 0x25, 0x28, 0x2A, 0x2F, 0x35, 0x88, 0x9E] {
+            let mut cdb = [0; 16];
+            (cdb[0], cdb[1]) = (operation, if operation == 0x9E { 0x10 } else { 0 });
+            assert_eq!(run(&empty, &cdb, &mut data), Outcome::Fail(Sense::NO_MEDIUM), "{operation:#x}");
+        }
+        assert_eq!(run(&empty, &[0x12, 0, 0, 0, 32, 0], &mut data), Outcome::Done(32));
         let cdrom = Unit { cdrom: true, removable: true, block: 2048, ..u };
         assert_eq!(run(&cdrom, &[0x43, 0, 0, 0, 0, 0, 0, 0, 32, 0], &mut data), Outcome::Done(20));
         assert_eq!(run(&u, &[0x43, 0, 0, 0, 0, 0, 0, 0, 32, 0], &mut data), Outcome::Fail(Sense::INVALID_OPCODE));

@@ -39,6 +39,7 @@ senses! {
     INVALID_FIELD_IN_LIST = 0x5, 0x26, 0x00, "ILLEGAL REQUEST, invalid field in parameter list.";
     LIST_LENGTH = 0x5, 0x1A, 0x00, "ILLEGAL REQUEST, parameter list length error.";
     SAVING_NOT_SUPPORTED = 0x5, 0x39, 0x00, "ILLEGAL REQUEST, saving parameters not supported.";
+    MEDIUM_CHANGED = 0x6, 0x28, 0x00, "UNIT ATTENTION, not ready to ready change, medium may have changed.";
     CAPACITY_CHANGED = 0x6, 0x2A, 0x09, "UNIT ATTENTION, capacity data has changed.";
     MODE_CHANGED = 0x6, 0x2A, 0x01, "UNIT ATTENTION, mode parameters changed.";
     RESET = 0x6, 0x29, 0x00, "UNIT ATTENTION, power on, reset, or bus device reset occurred.";

@@ -123,7 +123,7 @@ impl Unit {
 #[derive(Debug, Default)]
 pub struct Attention(AtomicU32);
 
-const ATTENTIONS: [Sense; 3] = [Sense::RESET, Sense::CAPACITY_CHANGED, Sense::MODE_CHANGED];
+const ATTENTIONS: [Sense; 4] = [Sense::RESET, Sense::MEDIUM_CHANGED, Sense::CAPACITY_CHANGED, Sense::MODE_CHANGED];
 
 impl Attention {
     /// Nothing to tell.

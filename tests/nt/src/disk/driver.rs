@@ -20,7 +20,8 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// The name of its service.
 pub const SERVICE: &str = "disk";
 
-/// The INF that puts it on disks, as the system's own disk.inf does.
+/// The INF that puts it on disks and on CD-ROM drives, as the system's own disk.inf and cdrom.inf put two drivers on them:
+/// to this one a disc is a disk that nobody writes to.
 pub const INF: &str = "\
 [Version]\r\n\
 Signature=\"$WINDOWS NT$\"\r\n\
@@ -32,6 +33,7 @@ DriverVer=06/21/2006,10.0.19041.1\r\n\
 \"Disks\"=Models,NTamd64\r\n\
 [Models.NTamd64]\r\n\
 \"Disk drive\"=Install,GenDisk\r\n\
+\"CD-ROM drive\"=Install,GenCdRom\r\n\
 [Install]\r\n\
 [Install.Services]\r\n\
 AddService=disk,2,Service\r\n\
@@ -273,7 +275,8 @@ impl Disk {
         if let Some(mode) = self.ask(&[0x1a, 0, 0x08, 0, 192, 0], 192) {
             info.mode6(&mode);
         }
-        let known = self.capacity(&mut info);
+        // A drive need not have a medium.
+        let known = self.capacity(&mut info) || info.removable;
         *self.info.lock() = Arc::new(info);
         known
     }

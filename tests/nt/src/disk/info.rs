@@ -64,7 +64,8 @@ pub fn judge(srb_status: u8, scsi_status: u8, sense: Option<Sense>) -> Verdict {
     match (sense.key, sense.asc, sense.ascq) {
         (0 | 1, ..) => Verdict::Success,
         (2, 4, 1) => Verdict::RetryAfter(500),
-        (6, 0x2a, 9) => Verdict::Resized,
+        // A medium that may be another one has a capacity of its own.
+        (6, 0x2a, 9) | (6, 0x28, 0) => Verdict::Resized,
         (6 | 0xb, ..) => Verdict::Retry,
         _ => Verdict::Fail,
     }
@@ -207,6 +208,7 @@ mod tests {
         assert_eq!(Sense::parse(&[0x72, 6, 0x2a, 9, 0, 0, 0, 0]), resized);
         assert_eq!(Sense::parse(&[0; 18]), None);
         assert_eq!(judge(0x84, 2, resized), Verdict::Resized);
+        assert_eq!(judge(0x84, 2, Some(Sense { key: 6, asc: 0x28, ascq: 0 })), Verdict::Resized);
         assert_eq!(judge(0x84, 2, Some(Sense { key: 5, asc: 0x20, ascq: 0 })), Verdict::Fail);
         assert_eq!(judge(0x05, 0, None), Verdict::RetryAfter(100));
         assert_eq!(judge(0x08, 0, None), Verdict::Fail);

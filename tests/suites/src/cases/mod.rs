@@ -8,6 +8,7 @@ mod hostile;
 mod hotplug;
 mod io;
 pub mod load;
+mod media;
 mod net;
 mod net_adapter;
 mod net_churn;
@@ -30,6 +31,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         hide::CASES,
         io::CASES,
         scsi::CASES,
+        media::CASES,
         hotplug::CASES,
         stub::CASES,
         suspend::CASES,
