@@ -33,43 +33,6 @@ pub fn attach(xen: &mut Xen, spec: &VifSpec) {
     xen.attach_vif(options, Box::new(Stack::new(host)));
 }
 
-fn kind(how: NetHostile) -> netback::NetHostile {
-    match how {
-        NetHostile::TxIdOutOfRange => netback::NetHostile::TxIdOutOfRange,
-        NetHostile::TxIdNotOutstanding => netback::NetHostile::TxIdNotOutstanding,
-        NetHostile::TxDuplicateId => netback::NetHostile::TxDuplicateId,
-        NetHostile::TxBadStatus => netback::NetHostile::TxBadStatus,
-        NetHostile::TxNullStatus => netback::NetHostile::TxNullStatus,
-        NetHostile::TxProducerAhead => netback::NetHostile::TxProducerAhead,
-        NetHostile::TxProducerBackward => netback::NetHostile::TxProducerBackward,
-        NetHostile::TxNoResponse => netback::NetHostile::TxNoResponse,
-        NetHostile::TxKeepGrant => netback::NetHostile::TxKeepGrant,
-        NetHostile::RxWrongId => netback::NetHostile::RxWrongId,
-        NetHostile::RxBeyondPage => netback::NetHostile::RxBeyondPage,
-        NetHostile::RxErrorStatus => netback::NetHostile::RxErrorStatus,
-        NetHostile::RxRunt => netback::NetHostile::RxRunt,
-        NetHostile::RxBadExtra => netback::NetHostile::RxBadExtra,
-        NetHostile::RxEndlessExtras => netback::NetHostile::RxEndlessExtras,
-        NetHostile::RxEndlessChain => netback::NetHostile::RxEndlessChain,
-        NetHostile::RxProducerAhead => netback::NetHostile::RxProducerAhead,
-        NetHostile::RxProducerBackward => netback::NetHostile::RxProducerBackward,
-        NetHostile::RxKeepGrant => netback::NetHostile::RxKeepGrant,
-        NetHostile::RxGsoSizeZero => netback::NetHostile::RxGsoSizeZero,
-        NetHostile::RxGsoBadType => netback::NetHostile::RxGsoBadType,
-        NetHostile::RxChecksumNonsense => netback::NetHostile::RxChecksumNonsense,
-        NetHostile::RxRewriteResponse => netback::NetHostile::RxRewriteResponse,
-        NetHostile::CtrlWrongId => netback::NetHostile::CtrlWrongId,
-        NetHostile::CtrlNoResponse => netback::NetHostile::CtrlNoResponse,
-        NetHostile::EventStorm => netback::NetHostile::EventStorm,
-        NetHostile::AbsurdKeys => netback::NetHostile::AbsurdKeys,
-        NetHostile::QueueCountChanges => netback::NetHostile::QueueCountChanges,
-        NetHostile::StateSkip => netback::NetHostile::StateSkip,
-        NetHostile::StateFlap => netback::NetHostile::StateFlap,
-        NetHostile::WatchStorm => netback::NetHostile::WatchStorm,
-        NetHostile::Vanish => netback::NetHostile::Vanish,
-    }
-}
-
 fn checksum(known: netback::Checksum) -> Checksum {
     match known {
         netback::Checksum::Unknown => Checksum::Unknown,
@@ -158,12 +121,12 @@ impl Network for ModelWorld<'_> {
     }
 
     fn misbehave_vif(&self, index: u32, how: NetHostile, times: u32) {
-        let plan = HostilePlan { kind: kind(how), after: 0, times };
+        let plan = HostilePlan { kind: how, after: 0, times };
         self.ctx.xen(|xen| xen.inject_net_hostile(index, plan)).expect("the interface is there");
     }
 
     fn vif_misbehaved(&self, index: u32, how: NetHostile) -> u64 {
-        self.vif(index, |vif| vif.hostile_fired().get(&kind(how)).copied().unwrap_or(0)).unwrap_or(0)
+        self.vif(index, |vif| vif.hostile_fired().get(&how).copied().unwrap_or(0)).unwrap_or(0)
     }
 
     fn behave_vif(&self, index: u32) {

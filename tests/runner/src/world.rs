@@ -43,29 +43,6 @@ pub fn attach(xen: &mut Xen, spec: &DiskSpec) {
     xen.attach_disk(xen_model::DiskSpec { options, backing: Box::new(MemoryBacking::new(spec.units)) });
 }
 
-fn kind(how: Hostile) -> xen_model::Hostile {
-    match how {
-        Hostile::IdOutOfRange => xen_model::Hostile::IdOutOfRange,
-        Hostile::IdNotOutstanding => xen_model::Hostile::IdNotOutstanding,
-        Hostile::DuplicateId => xen_model::Hostile::DuplicateId,
-        Hostile::StaleId => xen_model::Hostile::StaleId,
-        Hostile::WrongOperation => xen_model::Hostile::WrongOperation,
-        Hostile::ProducerAhead => xen_model::Hostile::RspProdAhead,
-        Hostile::ProducerBackward => xen_model::Hostile::RspProdBackward,
-        Hostile::NoResponse => xen_model::Hostile::NeverRespond,
-        Hostile::GrantKeptMapped => xen_model::Hostile::KeepGrantMapped,
-        Hostile::GrantKeptForGood => xen_model::Hostile::KeepGrantForGood,
-        Hostile::AbsurdKeys => xen_model::Hostile::AbsurdFeatureKeys,
-        Hostile::StateSkip => xen_model::Hostile::StateSkip,
-        Hostile::StateFlap => xen_model::Hostile::StateFlap,
-        Hostile::Vanish => xen_model::Hostile::VanishMidIo,
-        Hostile::EventStorm => xen_model::Hostile::EventStorm,
-        Hostile::RewriteResponse => xen_model::Hostile::RewriteResponse,
-        Hostile::BadStatus => xen_model::Hostile::BadStatus,
-        Hostile::WatchStorm => xen_model::Hostile::WatchStorm,
-    }
-}
-
 impl<'c> ModelWorld<'c> {
     /// The world of a run. `fault` is what was armed before the boot.
     pub fn new(ctx: &'c Ctx, fault: Option<PlannedFault>) -> Self {
@@ -163,12 +140,12 @@ impl World for ModelWorld<'_> {
     }
 
     fn misbehave(&self, index: u32, how: Hostile, times: u32) {
-        let plan = HostilePlan { kind: kind(how), after: 0, times };
+        let plan = HostilePlan { kind: how, after: 0, times };
         self.ctx.xen(|xen| xen.inject_hostile(vdev(index), plan)).expect("the disk is there");
     }
 
     fn misbehaved(&self, index: u32, how: Hostile) -> u64 {
-        self.disk(index, |disk| disk.hostile_fired().get(&kind(how)).copied().unwrap_or(0)).unwrap_or(0)
+        self.disk(index, |disk| disk.hostile_fired().get(&how).copied().unwrap_or(0)).unwrap_or(0)
     }
 
     fn frontend_states(&self, index: u32) -> Vec<u32> {

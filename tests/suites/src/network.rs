@@ -6,6 +6,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+pub use hostile::NetHostile;
+
 /// Ports of the host's services.
 pub mod port {
     /// TCP and UDP: sends back what it gets.
@@ -103,75 +105,6 @@ impl VifSpec {
 
 /// The MACs of the interfaces, in Xen's range.
 const MACS: [&str; 4] = ["00:16:3e:4e:54:10", "00:16:3e:4e:54:11", "00:16:3e:4e:54:12", "00:16:3e:4e:54:13"];
-
-/// What a hostile network backend does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NetHostile {
-    /// A transmit response's id is far outside of what was asked.
-    TxIdOutOfRange,
-    /// A transmit response's id is in range, but not outstanding.
-    TxIdNotOutstanding,
-    /// A transmit response carries the id of the one before.
-    TxDuplicateId,
-    /// A status that does not exist.
-    TxBadStatus,
-    /// The status of extra info where there was none.
-    TxNullStatus,
-    /// The transmit ring's `rsp_prod` jumps ahead.
-    TxProducerAhead,
-    /// It runs backward.
-    TxProducerBackward,
-    /// A transmit response never comes.
-    TxNoResponse,
-    /// A sent frame's pages stay mapped after the response.
-    TxKeepGrant,
-    /// A receive response's id is not that of its slot.
-    RxWrongId,
-    /// `offset + status` lies beyond the page.
-    RxBeyondPage,
-    /// A status below zero.
-    RxErrorStatus,
-    /// A frame shorter than an Ethernet header.
-    RxRunt,
-    /// Extra info of a type that does not exist.
-    RxBadExtra,
-    /// Extra info without end.
-    RxEndlessExtras,
-    /// A chain of slots without end.
-    RxEndlessChain,
-    /// The receive ring's `rsp_prod` jumps ahead.
-    RxProducerAhead,
-    /// It runs backward.
-    RxProducerBackward,
-    /// A receive buffer stays mapped after the response, and is written to later.
-    RxKeepGrant,
-    /// Segmentation info of size 0.
-    RxGsoSizeZero,
-    /// Segmentation info of a type that does not exist.
-    RxGsoBadType,
-    /// A blank checksum and segmentation info on bytes that are no IP packet.
-    RxChecksumNonsense,
-    /// A receive response changes after it was published.
-    RxRewriteResponse,
-    /// A control response with another id.
-    CtrlWrongId,
-    /// A control request is never answered.
-    CtrlNoResponse,
-    /// Events without reason, as fast as can be.
-    EventStorm,
-    /// Keys that are 0, negative, huge or no numbers, at the next handshake.
-    AbsurdKeys,
-    /// Another number of queues is offered at every handshake.
-    QueueCountChanges,
-    /// Connected before the frontend offered rings, at the next handshake.
-    StateSkip,
-    /// The backend's state flaps while connected.
-    StateFlap,
-    /// The backend's state is written again and again.
-    WatchStorm,
-    /// The backend and its directory vanish with frames in flight.
-    Vanish,
-}
 
 /// Figures of an interface's backend since it was attached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

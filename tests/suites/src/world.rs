@@ -5,6 +5,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+pub use hostile::Hostile;
+
 use crate::network::Network;
 
 /// A disk as the toolstack configures it.
@@ -57,47 +59,6 @@ impl DiskSpec {
             omitted: &[],
         }
     }
-}
-
-/// What a hostile backend does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hostile {
-    /// A response whose id is no slot.
-    IdOutOfRange,
-    /// A response whose id is a slot that is free.
-    IdNotOutstanding,
-    /// The same response twice.
-    DuplicateId,
-    /// A response with the id of an earlier request in the same slot, which is in use again.
-    StaleId,
-    /// A response with another operation than the request's.
-    WrongOperation,
-    /// `rsp_prod` jumps ahead of everything that was asked.
-    ProducerAhead,
-    /// `rsp_prod` runs backward.
-    ProducerBackward,
-    /// A response that never comes.
-    NoResponse,
-    /// A grant stays mapped after the response.
-    GrantKeptMapped,
-    /// A grant stays mapped after the response and after the backend's close, until dom0 starts it again.
-    GrantKeptForGood,
-    /// A feature key or a size that is 0, negative, huge or no number, by the seed.
-    AbsurdKeys,
-    /// The backend is Connected before the frontend offered a ring.
-    StateSkip,
-    /// `state` flaps while connected.
-    StateFlap,
-    /// The backend and its directory vanish with I/O in flight.
-    Vanish,
-    /// Events without work, as fast as can be.
-    EventStorm,
-    /// A response's bytes change after it was published.
-    RewriteResponse,
-    /// A status that does not exist.
-    BadStatus,
-    /// The backend's state is written again and again.
-    WatchStorm,
 }
 
 /// Figures of one disk's backend since it was attached.

@@ -360,7 +360,7 @@ fn only_virtual_cpu_0_learns_that_a_suspend_was_cancelled() {
 fn every_hostile_act_fires_and_is_counted() {
     for kind in Hostile::ALL {
         let (mut guest, _) = attach(4, |_| {});
-        let handshake = matches!(kind, Hostile::AbsurdFeatureKeys | Hostile::StateSkip);
+        let handshake = matches!(kind, Hostile::AbsurdKeys | Hostile::StateSkip);
         if handshake {
             guest.xen.inject_hostile(VDEV, HostilePlan { kind, after: 0, times: 1 }).expect("a disk");
             guest.settle();
@@ -394,15 +394,15 @@ fn every_hostile_act_fires_and_is_counted() {
             }
             let good = |d: &(u64, u8, i16)| (10..14).contains(&d.0) && d.1 == 0 && d.2 == 0;
             match kind {
-                Hostile::RspProdAhead | Hostile::RspProdBackward => {}
-                Hostile::NeverRespond => assert_eq!(ids.len(), 3),
-                Hostile::VanishMidIo => assert!(ids.is_empty() && guest.xen.mapped_grants() == 0),
-                Hostile::KeepGrantMapped => {
+                Hostile::ProducerAhead | Hostile::ProducerBackward => {}
+                Hostile::NoResponse => assert_eq!(ids.len(), 3),
+                Hostile::Vanish => assert!(ids.is_empty() && guest.xen.mapped_grants() == 0),
+                Hostile::GrantKeptMapped => {
                     assert_eq!(guest.xen.mapped_grants(), 2);
                     guest.xen.clear_hostile(VDEV);
                     assert_eq!(guest.xen.mapped_grants(), 1);
                 }
-                Hostile::KeepGrantForGood => {
+                Hostile::GrantKeptForGood => {
                     assert_eq!(guest.xen.mapped_grants(), 2);
                     guest.xen.clear_hostile(VDEV);
                     assert_eq!(guest.xen.mapped_grants(), 2);

@@ -1,22 +1,23 @@
 //! The block backend: xenbus states and keys as Linux's xen-blkback has them. The ring is in `ring`.
 
 mod backing;
-mod hostile;
 mod journal;
+mod misdeeds;
 mod ring;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use backing::{Backing, FileBacking, MemoryBacking, SECTOR};
-pub use hostile::{Hostile, HostilePlan};
+pub use hostile::Hostile;
 pub use journal::{Journal, JournalEntry, hash};
+pub use misdeeds::HostilePlan;
 
 use crate::abi::blkif;
 use crate::hv::Hypervisor;
 use crate::machine::Mfn;
 use crate::observe::GuestErrorKind;
 use crate::store::{Perm, Store, home};
-pub(crate) use hostile::Plans;
+pub(crate) use misdeeds::Plans;
 use ring::{Context, Ring};
 
 /// XenbusState (io/xenbus.h).
@@ -464,7 +465,7 @@ impl Disk {
             return true;
         }
         if self.ring.is_some() {
-            if self.in_flight() > 0 && self.plans.due(Hostile::VanishMidIo) {
+            if self.in_flight() > 0 && self.plans.due(Hostile::Vanish) {
                 self.vanish(hv, store);
                 return true;
             }
@@ -528,7 +529,7 @@ impl Disk {
     fn write_keys(&mut self, store: &mut Store, hv: &mut Hypervisor, back: &str, keys: Vec<(&'static str, String)>) {
         const ABSURD: [&str; 9] =
             ["0", "-1", "18446744073709551616", "4294967296", "abc", "", "1e9", "0x10", "18446744073709551615"];
-        let due = self.plans.due(Hostile::AbsurdFeatureKeys);
+        let due = self.plans.due(Hostile::AbsurdKeys);
         let absurd = due.then(|| hv.below(keys.len() as u64) as usize);
         for (index, (key, mut value)) in keys.into_iter().enumerate() {
             if self.options.omitted.contains(&key) {

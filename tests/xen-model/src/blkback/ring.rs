@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::backing::SECTOR;
-use super::hostile::{Hostile, Plans};
 use super::journal::{Journal, JournalEntry, hash};
+use super::misdeeds::Plans;
 use super::{Backing, DiskOptions, DiskStats, Order};
 use crate::abi::blkif;
 use crate::hv::Hypervisor;
 use crate::machine::{Mfn, PAGE_SIZE};
 use crate::observe::{GuestErrorKind, TraceEvent};
+use hostile::Hostile;
 
 /// Of so many steps of the model, one changes a response that is to be rewritten.
 const REWRITE_RARITY: u64 = 6;
@@ -517,14 +518,14 @@ impl Ring {
     /// Does a request, ends its maps and answers it if `answer`.
     fn finish(&mut self, ctx: &mut Context<'_>, active: &Active, answer: bool) {
         let status = execute(ctx, active, answer);
-        if answer && self.persistent.is_none() && !active.segments.is_empty() && ctx.plans.due(Hostile::KeepGrantMapped)
+        if answer && self.persistent.is_none() && !active.segments.is_empty() && ctx.plans.due(Hostile::GrantKeptMapped)
         {
             let readonly = active.operation != blkif::OP_READ;
             self.kept.extend(active.segments.iter().map(|(s, _)| (s.reference, readonly)));
         } else if answer
             && self.persistent.is_none()
             && !active.segments.is_empty()
-            && ctx.plans.due(Hostile::KeepGrantForGood)
+            && ctx.plans.due(Hostile::GrantKeptForGood)
         {
             let readonly = active.operation != blkif::OP_READ;
             self.kept_for_good.extend(active.segments.iter().map(|(s, _)| (s.reference, readonly)));
@@ -538,7 +539,7 @@ impl Ring {
 
     fn respond(&mut self, ctx: &mut Context<'_>, id: u64, operation: u8, status: i16) {
         let plans = &mut *ctx.plans;
-        if plans.due(Hostile::NeverRespond) {
+        if plans.due(Hostile::NoResponse) {
             return;
         }
         let (mut said_id, mut said_operation, mut said_status) = (id, operation, status);
@@ -563,7 +564,7 @@ impl Ring {
         if plans.due(Hostile::BadStatus) {
             said_status = 0x7b;
         }
-        let (ahead, backward) = (plans.due(Hostile::RspProdAhead), plans.due(Hostile::RspProdBackward));
+        let (ahead, backward) = (plans.due(Hostile::ProducerAhead), plans.due(Hostile::ProducerBackward));
         self.lied |= ahead || backward;
         let rewrite = plans.due(Hostile::RewriteResponse);
         self.last_id = id;

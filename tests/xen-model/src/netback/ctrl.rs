@@ -1,12 +1,12 @@
 //! The control ring: hash algorithm, types, key and queue mapping, as Linux's netback takes them.
 
 use super::frame::{Frame, Headers, PacketHash, TCP};
-use super::hostile::NetHostile;
 use super::ring::BackRing;
 use super::{Context, toeplitz};
 use crate::abi::netif;
 use crate::hv::Hypervisor;
 use crate::machine::{Mfn, PAGE_SIZE};
+use hostile::NetHostile;
 
 /// `XEN_NETBK_MAX_HASH_KEY_SIZE`.
 const KEY_MOST: usize = 40;

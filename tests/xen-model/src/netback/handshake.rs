@@ -1,7 +1,6 @@
 //! The handshake: keys offered, the frontend's state followed, its keys read, rings mapped. As xen-netback's `xenbus.c`.
 
 use super::ctrl::Control;
-use super::hostile::NetHostile;
 use super::ring::BackRing;
 use super::rx::Receive;
 use super::tx::Transmit;
@@ -11,6 +10,7 @@ use crate::blkback::state;
 use crate::hv::Hypervisor;
 use crate::observe::GuestErrorKind;
 use crate::store::Store;
+use hostile::NetHostile;
 
 impl Vif {
     /// `netback_probe`: writes the keys, then waits for the frontend.

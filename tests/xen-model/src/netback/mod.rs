@@ -4,7 +4,6 @@
 mod ctrl;
 pub mod frame;
 mod handshake;
-mod hostile;
 mod journal;
 mod options;
 mod peer;

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 
 use super::Context;
 use super::frame::{self, Checksum, Frame, Headers};
-use super::hostile::NetHostile;
 use super::journal::{Crossing, Direction};
 use super::ring::BackRing;
 use crate::abi::netif;
 use crate::hv::Hypervisor;
 use crate::machine::{Mfn, PAGE_SIZE};
 use crate::observe::GuestErrorKind;
+use hostile::NetHostile;
 
 /// Frames of one round (`RX_BATCH_SIZE`).
 const BUDGET: usize = 64;

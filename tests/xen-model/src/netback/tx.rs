@@ -3,7 +3,6 @@
 
 use super::Context;
 use super::frame::{self, Checksum, ChecksumError, Frame, Headers, PacketHash};
-use super::hostile::NetHostile;
 use super::journal::{Crossing, Direction};
 use super::ring::BackRing;
 use crate::abi::netif;
@@ -11,6 +10,7 @@ use crate::blkback::hash;
 use crate::hv::Hypervisor;
 use crate::machine::{Mfn, PAGE_SIZE};
 use crate::observe::GuestErrorKind;
+use hostile::NetHostile;
 
 /// Packets of one round (`XENVIF_NAPI_WEIGHT`).
 const BUDGET: usize = 64;
