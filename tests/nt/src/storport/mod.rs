@@ -1,7 +1,7 @@
 //! The storport port driver: what storport.sys exports to miniports, and the device objects that it makes for them.
 //!
 //! `driver` takes a miniport's registration and gives its driver object the dispatch routines of `fdo` (adapters) and
-//! `pdo` (logical units); `adapter` carries requests (`request`); `notify`, `extended` and `port` are what miniports call.
+//! `pdo` (logical units); `adapter` is one of them, and carries requests (`request`) as `flow` says; `notify`, `extended` and `port` are what miniports call.
 
 // The names are those of the exports; the contract of each function is the one its documentation gives it.
 #![allow(non_snake_case, clippy::missing_safety_doc)]
@@ -12,6 +12,7 @@ pub mod dma;
 pub mod driver;
 pub mod extended;
 pub mod fdo;
+pub mod flow;
 pub mod interrupt;
 pub mod notify;
 pub mod pdo;
@@ -22,6 +23,7 @@ pub mod register;
 pub mod registry;
 pub mod request;
 pub mod srb;
+mod watchdog;
 pub mod work;
 
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -86,7 +86,7 @@ pub unsafe fn scsi(adapter: &Arc<Adapter>, unit: &Arc<Unit>, irp: *mut Irp) -> N
         let srb = Srb::new(pointer);
         let done = |status: u8| {
             srb.set_status(status);
-            finish(irp, super::adapter::nt_status(status), 0)
+            finish(irp, super::flow::nt_status(status), 0)
         };
         if srb.is_extended() && !adapter.extended_srbs() {
             violation("a STORAGE_REQUEST_BLOCK for a miniport that does not take them", pointer as usize, 0);
@@ -487,6 +487,6 @@ pub unsafe fn miniport_control(adapter: &Arc<Adapter>, place: Place, irp: *mut I
         if status == SRB_STATUS_SUCCESS {
             moved = length.min(ioctl.output_length) as usize;
         }
-        finish(irp, super::adapter::nt_status(status), moved)
+        finish(irp, super::flow::nt_status(status), moved)
     }
 }
