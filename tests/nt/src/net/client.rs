@@ -1,6 +1,6 @@
 //! A protocol that sends and receives frames as they are.
 
-use super::packet::{Done, Outgoing, Pools};
+use super::packet::{Done, Outgoing, Pools, Room};
 use crate::ndis::adapter::Adapter;
 use crate::ndis::binding::{Binding, Protocol};
 use crate::ndis::flow::Received;
@@ -33,7 +33,7 @@ pub struct Counters {
 
 /// The part that the port calls.
 struct Inner {
-    pools: Pools,
+    pools: Arc<Pools>,
     queue: IrqLock<VecDeque<Received>>,
     most: AtomicUsize,
     hold: AtomicBool,
@@ -131,6 +131,14 @@ impl Sending {
     }
 }
 
+/// A list that is to go.
+pub enum Made {
+    /// Its frame lies where it is sent from; what else stands in the list, without a packet.
+    InPlace(Room, Outgoing),
+    /// Its frames are copied.
+    Apart(Outgoing),
+}
+
 /// A protocol bound to an adapter. Dropping it unbinds it: the adapter pauses and goes on.
 pub struct Client {
     adapter: Arc<Adapter>,
@@ -142,7 +150,7 @@ impl Client {
     /// Binds to an adapter. IRQL = PASSIVE_LEVEL. `None`: the adapter is going, or there is no memory.
     pub fn bind(adapter: &Arc<Adapter>) -> Option<Self> {
         let inner = Arc::new(Inner {
-            pools: Pools::new()?,
+            pools: Arc::new(Pools::new()?),
             queue: IrqLock::new(VecDeque::new()),
             most: AtomicUsize::new(QUEUE),
             hold: AtomicBool::new(false),
@@ -201,14 +209,45 @@ impl Client {
         let mut built = Vec::with_capacity(lists.len());
         for outgoing in lists {
             let Some(one) = self.inner.pools.build(outgoing) else {
-                for (list, _) in built {
-                    // SAFETY: just made, nobody else has it.
-                    unsafe { self.inner.pools.take_apart(list) };
-                }
+                self.discard(built);
                 return None;
             };
             built.push(one);
         }
+        Some(self.start(built))
+    }
+
+    /// Where [`Room`]s for [`Client::send_made`] come from.
+    pub(super) fn pools(&self) -> &Arc<Pools> {
+        &self.inner.pools
+    }
+
+    /// As [`Client::send`], of lists some of which are made already.
+    pub fn send_made(&self, lists: Vec<Made>) -> Option<Vec<Sending>> {
+        let mut built = Vec::with_capacity(lists.len());
+        for made in lists {
+            let one = match made {
+                Made::InPlace(room, about) => Some(room.build(&about)),
+                Made::Apart(outgoing) => self.inner.pools.build(&outgoing),
+            };
+            let Some(one) = one else {
+                self.discard(built);
+                return None;
+            };
+            built.push(one);
+        }
+        Some(self.start(built))
+    }
+
+    fn discard(&self, built: Vec<(*mut Nbl, Arc<Done>)>) {
+        for (list, _) in built {
+            // SAFETY: just made, nobody else has it.
+            unsafe { self.inner.pools.take_apart(list) };
+        }
+    }
+
+    /// Sends lists in one chain.
+    fn start(&self, built: Vec<(*mut Nbl, Arc<Done>)>) -> Vec<Sending> {
         let mut chain = ptr::null_mut();
         for (list, _) in built.iter().rev() {
             // SAFETY: just made, nobody else has it.
@@ -220,7 +259,7 @@ impl Client {
             // SAFETY: the lists are whole; they come back to `sent`.
             unsafe { self.adapter.send(&self.binding, chain) };
         }
-        Some(built.into_iter().map(|(_, done)| Sending(done)).collect())
+        built.into_iter().map(|(_, done)| Sending(done)).collect()
     }
 
     /// The next frame, if there is one. IRQL <= DISPATCH_LEVEL.

@@ -3,10 +3,12 @@
 //! <https://learn.microsoft.com/windows-hardware/drivers/network/offloading-the-segmentation-of-large-tcp-packets>
 
 use super::checksum::{self, Transport};
-use super::packet::Outgoing;
+use super::client::Made;
+use super::packet::{Outgoing, Room};
 use crate::ndis::abi::LsoV2;
 use crate::ndis::oid_abi::ENCAPSULATION_802_3;
 use alloc::vec::Vec;
+use core::ops::{Deref, DerefMut};
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
@@ -40,10 +42,38 @@ impl Large {
     }
 }
 
+/// Where a frame lies.
+pub enum Bytes {
+    /// In memory of its own.
+    Own(Vec<u8>),
+    /// Where it may be sent from.
+    Room(Room),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Room(room) => room,
+        }
+    }
+}
+
+impl DerefMut for Bytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Room(room) => room,
+        }
+    }
+}
+
 /// A frame as the stack makes it.
 pub struct Frame {
     /// Its bytes, without checksums of TCP and UDP.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// Bytes of data of a segment, where the frame is to be cut.
     pub mss: Option<usize>,
 }
@@ -55,14 +85,15 @@ impl Frame {
     }
 
     /// What is sent for it. `offload`: checksums are left to the adapter, and segmentation as far as it does it.
-    pub fn send(self, offload: Option<Large>, out: &mut Vec<Outgoing>) {
-        let one = |mut bytes: Vec<u8>| {
-            if offload.is_some() {
-                let checksum = checksum::leave_to_adapter(&mut bytes);
-                return Outgoing { checksum, ..Outgoing::frame(bytes) };
-            }
-            checksum::fill(&mut bytes);
-            Outgoing::frame(bytes)
+    pub fn send(self, offload: Option<Large>, out: &mut Vec<Made>) {
+        let one = |mut bytes: Bytes| {
+            let about = if offload.is_some() {
+                Outgoing { checksum: checksum::leave_to_adapter(&mut bytes), ..Outgoing::default() }
+            } else {
+                checksum::fill(&mut bytes);
+                Outgoing::default()
+            };
+            made(bytes, about)
         };
         let tcp = checksum::transport(&self.bytes).filter(|at| at.tcp && !at.v6);
         let (Some(mss), Some(at)) = (self.mss, tcp) else {
@@ -74,19 +105,27 @@ impl Frame {
         if offload.is_some_and(|large| large.takes(data, mss)) {
             out.push(large_send(self.bytes, at, mss));
         } else {
-            out.extend(segments(&self.bytes, at, headers, mss).map(one));
+            out.extend(segments(&self.bytes, at, headers, mss).map(|bytes| one(Bytes::Own(bytes))));
         }
     }
 }
 
+/// The list of a frame; `about` is the list without it.
+fn made(bytes: Bytes, about: Outgoing) -> Made {
+    match bytes {
+        Bytes::Own(bytes) => Made::Apart(Outgoing { packets: Outgoing::frame(bytes).packets, ..about }),
+        Bytes::Room(room) => Made::InPlace(room, about),
+    }
+}
+
 /// A large send: the adapter counts length and checksums of each segment; the sum of the pseudo header is without the length.
-fn large_send(mut frame: Vec<u8>, at: Transport, mss: usize) -> Outgoing {
+fn large_send(mut frame: Bytes, at: Transport, mss: usize) -> Made {
     frame[ETHERNET + 2..ETHERNET + 4].fill(0);
     frame[ETHERNET + 10..ETHERNET + 12].fill(0);
     let mut pseudo = frame[ETHERNET + 12..ETHERNET + 20].to_vec();
     pseudo.extend([0, 6]);
     frame[at.offset + 16..at.offset + 18].copy_from_slice(&checksum::sum(&pseudo).to_be_bytes());
-    Outgoing::frame(frame).large(mss as u32, at.offset as u32, false)
+    made(frame, Outgoing::default().large(mss as u32, at.offset as u32, false))
 }
 
 /// The segments of a packet of IPv4, without checksums of TCP.
@@ -138,8 +177,12 @@ mod tests {
 
     fn sent(length: usize, mss: Option<usize>, offload: Option<Large>) -> Vec<Outgoing> {
         let mut out = Vec::new();
-        Frame { bytes: packet(length), mss }.send(offload, &mut out);
-        out
+        Frame { bytes: Bytes::Own(packet(length)), mss }.send(offload, &mut out);
+        let apart = |made| match made {
+            Made::Apart(list) => list,
+            Made::InPlace(..) => panic!("nothing was made in place"),
+        };
+        out.into_iter().map(apart).collect()
     }
 
     const OFFERED: Large = Large { most: 2500, least: 2 };

@@ -13,6 +13,8 @@ use crate::sync::IrqLock;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem::ManuallyDrop;
+use core::ops::{Deref, DerefMut};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -73,6 +75,22 @@ impl Outgoing {
         self
     }
 
+    /// Writes what stands out of band into a list.
+    ///
+    /// # Safety
+    /// Nobody else has the list.
+    unsafe fn label(&self, list: *mut Nbl) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            (*list).info[info::CHECKSUM] = self.checksum as usize;
+            (*list).info[info::LARGE_SEND] = self.large_send as usize;
+            (*list).info[info::IEEE_8021Q] = self.vlan as usize;
+            (*list).info[info::CANCEL_ID] = self.cancel_id;
+            (*list).info[info::HASH_VALUE] = self.hash.0 as usize;
+            (*list).info[info::HASH_INFO] = self.hash.1 as usize;
+        }
+    }
+
     /// With a VLAN id and a priority.
     #[must_use]
     pub fn tagged(mut self, id: u16, priority: u8) -> Self {
@@ -114,6 +132,63 @@ struct Attached {
 const ROOMS: [usize; 2] = [2048, 64 << 10];
 /// Lists of each size that are kept at most.
 const SPARE: usize = 256;
+
+/// The memory of a list that has one piece.
+///
+/// # Safety
+/// The list is one that is kept, and nobody else has it.
+unsafe fn piece<'a>(list: *mut Nbl) -> &'a mut [u8] {
+    // SAFETY: the caller's promise: its record is whole, and has the one piece that its one MDL describes.
+    let attached = unsafe { &mut *(*list).protocol_reserved[0].cast::<Attached>() };
+    attached.memory[0].bytes_mut()
+}
+
+/// A frame that is made where it is sent from. Dropped, its memory is kept for another.
+pub struct Room {
+    pools: Arc<Pools>,
+    list: *mut Nbl,
+    done: Arc<Done>,
+    length: usize,
+}
+
+// SAFETY: a list belongs to no processor.
+unsafe impl Send for Room {}
+
+impl Room {
+    /// Makes it a list to send, with what `outgoing` has out of band.
+    pub(super) fn build(self, outgoing: &Outgoing) -> (*mut Nbl, Arc<Done>) {
+        let room = ManuallyDrop::new(self);
+        // SAFETY: nobody else has the list; both counts are read once, since `room` is not dropped.
+        unsafe {
+            drop(ptr::read(&raw const room.pools));
+            outgoing.label(room.list);
+            (room.list, ptr::read(&raw const room.done))
+        }
+    }
+}
+
+impl Deref for Room {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the list is this value's.
+        unsafe { &piece(self.list)[..self.length] }
+    }
+}
+
+impl DerefMut for Room {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the list is this value's.
+        unsafe { &mut piece(self.list)[..self.length] }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // SAFETY: the list was made by these pools, and nobody else has it.
+        unsafe { self.pools.take_apart(self.list) };
+    }
+}
 
 /// The pools of a client.
 pub struct Pools {
@@ -207,23 +282,25 @@ impl Pools {
             _ => self.make(outgoing, None)?,
         };
         // SAFETY: just made, or back from its last send: nobody else has it.
-        unsafe {
-            (*list).info[info::CHECKSUM] = outgoing.checksum as usize;
-            (*list).info[info::LARGE_SEND] = outgoing.large_send as usize;
-            (*list).info[info::IEEE_8021Q] = outgoing.vlan as usize;
-            (*list).info[info::CANCEL_ID] = outgoing.cancel_id;
-            (*list).info[info::HASH_VALUE] = outgoing.hash.0 as usize;
-            (*list).info[info::HASH_INFO] = outgoing.hash.1 as usize;
-        }
+        unsafe { outgoing.label(list) };
         Some((list, done))
     }
 
-    /// A list with these bytes in one piece, from those that are kept if one is there. Behind the bytes its MDL has what was
-    /// sent before.
+    /// A list with these bytes in one piece, from those that are kept if one is there.
     fn reuse(&self, bytes: &[u8]) -> Option<(*mut Nbl, Arc<Done>)> {
         let Some(size) = ROOMS.iter().position(|room| bytes.len() <= *room) else {
             return self.make(&Outgoing::frame(bytes.to_vec()), None);
         };
+        let (list, done) = self.kept(size, bytes.len())?;
+        // SAFETY: nobody else has it yet.
+        let room = unsafe { piece(list) };
+        room[..bytes.len()].copy_from_slice(bytes);
+        Some((list, done))
+    }
+
+    /// A list with a frame of so many bytes in one piece, which are still to be written: those that are there, and those
+    /// behind them in its MDL, are of what was sent before. From those that are kept if one is there.
+    fn kept(&self, size: usize, length: usize) -> Option<(*mut Nbl, Arc<Done>)> {
         let spare = self.spare[size].lock().pop();
         let (list, done) = match spare {
             // SAFETY: nobody has a list that is kept; its record is whole.
@@ -234,14 +311,19 @@ impl Pools {
             },
             None => self.make(&Outgoing::frame(alloc::vec![0xa5; ROOMS[size]]), Some(size))?,
         };
-        // SAFETY: as above; its one buffer has one MDL over the one piece of memory, which is large enough.
+        // SAFETY: as above; it has one buffer.
         unsafe {
-            let attached = &mut *(*list).protocol_reserved[0].cast::<Attached>();
-            attached.memory[0].bytes_mut()[..bytes.len()].copy_from_slice(bytes);
             (*list).status = 0;
-            (*(*list).first).data_length = bytes.len() as u32;
+            (*(*list).first).data_length = length as u32;
         }
         Some((list, done))
+    }
+
+    /// Room for a frame of so many bytes. `None`: it is too large, or there is no memory.
+    pub fn room(self: &Arc<Self>, length: usize) -> Option<Room> {
+        let size = ROOMS.iter().position(|room| length <= *room)?;
+        let (list, done) = self.kept(size, length)?;
+        Some(Room { pools: self.clone(), list, done, length })
     }
 
     /// Makes a list anew, without what stands out of band. `None` without memory.

@@ -1,10 +1,10 @@
 //! A TCP/IP endpoint over an adapter: smoltcp, driven by a system thread.
 
 use super::checksum;
-use super::client::Client;
+use super::client::{Client, Made};
 use super::closing::Heard;
-use super::large::{Frame, LARGEST, Large};
-use super::packet::Outgoing;
+use super::large::{Bytes, Frame, LARGEST, Large};
+use super::packet::Pools;
 use crate::io::kernel::spawn;
 use crate::ndis::abi::{Header, object};
 use crate::ndis::adapter::Adapter;
@@ -81,6 +81,7 @@ struct Wire {
     mtu: usize,
     offload: bool,
     room: usize,
+    pools: Arc<Pools>,
 }
 
 /// Frames that are to go, and how many they come to.
@@ -93,6 +94,7 @@ struct Ready {
 struct Arrived(Vec<u8>);
 struct Leaving<'a> {
     ready: &'a mut Ready,
+    pools: &'a Arc<Pools>,
     mss: Option<usize>,
 }
 
@@ -104,7 +106,9 @@ impl RxToken for Arrived {
 
 impl TxToken for Leaving<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, body: F) -> R {
-        let mut bytes = vec![0; length];
+        // A packet that the adapter is to cut is made where it is sent from.
+        let room = if self.mss.is_some() { self.pools.room(length) } else { None };
+        let mut bytes = room.map_or_else(|| Bytes::Own(vec![0; length]), Bytes::Room);
         let result = body(&mut bytes);
         let frame = Frame { bytes, mss: self.mss };
         self.ready.count += frame.count();
@@ -119,7 +123,7 @@ impl TxToken for Leaving<'_> {
 
 impl Wire {
     fn leaving(&mut self) -> Option<Leaving<'_>> {
-        (self.ready.count < self.room).then_some(Leaving { ready: &mut self.ready, mss: None })
+        (self.ready.count < self.room).then_some(Leaving { ready: &mut self.ready, pools: &self.pools, mss: None })
     }
 }
 
@@ -224,13 +228,17 @@ impl Shared {
             let offered = self.client.adapter().about.lock().offload.unwrap_or_default().lso_v2;
             Large::new(&offered)
         });
-        let mut lists: Vec<Outgoing> = Vec::with_capacity(ready.frames.len());
+        let mut lists: Vec<Made> = Vec::with_capacity(ready.frames.len());
         for frame in ready.frames {
             frame.send(offload, &mut lists);
         }
-        for chunk in lists.chunks(CHAIN) {
-            let counter = if self.client.send(chunk).is_some() { &self.counters.sent } else { &self.counters.unsent };
-            counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        while !lists.is_empty() {
+            let rest = lists.split_off(lists.len().min(CHAIN));
+            let count = lists.len() as u64;
+            let chain = core::mem::replace(&mut lists, rest);
+            let sent = self.client.send_made(chain).is_some();
+            let counter = if sent { &self.counters.sent } else { &self.counters.unsent };
+            counter.fetch_add(count, Ordering::Relaxed);
         }
     }
 
@@ -316,6 +324,7 @@ impl Stack {
             mtu: about.mtu as usize,
             offload: config.offload,
             room: OUT,
+            pools: client.pools().clone(),
         };
         let mut setup = Config::new(HardwareAddress::Ethernet(EthernetAddress(about.current_address)));
         setup.random_seed = config.seed;
