@@ -467,8 +467,12 @@ impl Miniport for Adapter {
     fn send(&self, mut lists: SendChain, dispatch: bool) {
         // Neighbours mostly go the same way: each run of them is one batch.
         while let Some((queue, batch)) = lists.take_run(|list| self.queue_of(list)) {
-            if let Some(queue) = self.queues.get(queue) {
-                queue.tx.send(batch, dispatch);
+            if let Some(queue) = self.queues.get(queue)
+                && let Some(mut again) = queue.tx.send(batch, dispatch)
+            {
+                // There are fewer queues since: they keep their place in front of the others.
+                again.append(lists);
+                lists = again;
             }
         }
     }

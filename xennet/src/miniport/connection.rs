@@ -19,7 +19,7 @@ use xenbus::{
     store,
 };
 
-use super::{adapter::Adapter, raw, rings::ControlRing, scale::Scale, transmit::BUDGET};
+use super::{adapter::Adapter, raw, rings::ControlRing, scale::Scale};
 use crate::front::config::{self, Plan};
 
 /// Seconds that starting waits for a backend.
@@ -317,7 +317,7 @@ impl Adapter {
         for queue in &self.queues {
             queue.tx.hot.lock().ring.give_up();
             queue.tx.abort(NdisStatus::ADAPTER_REMOVED, None);
-            queue.tx.drain(BUDGET);
+            queue.tx.catch_up();
         }
         self.set_link(LinkState { up: false, speed: SPEED });
     }

@@ -12,7 +12,6 @@ use xenbus::{
 use super::{
     adapter::{Adapter, Queue},
     connection::Control,
-    transmit::BUDGET,
 };
 use crate::front::announce::Learned;
 
@@ -78,7 +77,7 @@ impl Adapter {
         for queue in &self.queues {
             if queue.tx.hot.lock().ring.has_held() {
                 // It may have let go meanwhile.
-                queue.tx.drain(BUDGET);
+                queue.tx.catch_up();
             }
         }
     }

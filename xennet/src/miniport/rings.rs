@@ -21,7 +21,6 @@ use super::{
     connection::{ANNOUNCEMENTS, Control, SPEED},
     filter::Filter,
     raw::{self, SharedPages},
-    transmit::BUDGET,
 };
 use crate::front::{
     config::{self, ConfigError, ControlKeys, Plan, Ports, QueueKeys, Wishes},
@@ -78,9 +77,22 @@ impl Adapter {
         }
         let control_keys = if plan.control { self.publish_control(control)? } else { None };
         config::publish(client, &plan, &keys, control_keys)?;
-        self.active.store(plan.queues.into(), Ordering::Release);
+        self.share(plan.queues);
         control.plan = Some(plan);
         Ok(())
+    }
+
+    /// What is sent is shared among so many queues from now on. One that this backend has not cannot keep its packets.
+    fn share(&self, count: u16) {
+        let (used, retired) = self.queues.split_at(self.queues.len().min(count.into()));
+        // In this order, so that what a queue sends back finds one that takes it.
+        for queue in used {
+            queue.tx.set_retired(false);
+        }
+        self.active.store(count.into(), Ordering::Release);
+        for queue in retired {
+            queue.tx.set_retired(true);
+        }
     }
 
     fn references(&self, wanted: usize) -> Result<Vec<u32>> {
@@ -179,10 +191,6 @@ impl Adapter {
                 if carrier { "up" } else { "down" },
             ),
         );
-        // A queue that this backend has not cannot keep its packets.
-        for queue in self.queues.iter().skip(plan.queues.into()) {
-            queue.tx.abort(NdisStatus::RESOURCES, None);
-        }
         self.tell_multicast_list(&plan, &self.filter.lock());
         self.common.set_serving(true);
         for queue in self.active_queues() {
@@ -219,7 +227,7 @@ impl Adapter {
             queue.tx.hot.lock().ring.detach(client);
             queue.rx.hot.lock().ring.detach(client);
             // What only waited for a page to come back may be finished now.
-            queue.tx.drain(BUDGET);
+            queue.tx.catch_up();
         }
         if let Some(ControlRing { mut ring, event }) = control.control_ring.take() {
             client.close_event(event);

@@ -35,7 +35,7 @@ use crate::front::{
 /// Packets that a queue holds; what comes beyond them waits as lists.
 const PACKETS: usize = 512;
 /// Responses taken in one DPC.
-pub const BUDGET: u32 = 256;
+const BUDGET: u32 = 256;
 /// Finished packets that are taken under one hold of the lock.
 const BATCH: u32 = 64;
 
@@ -165,6 +165,8 @@ pub struct Hot {
     pub ring: Box<tx::Queue<Frame, SharedPages>>,
     /// Its event channel, while there is one.
     pub event: Option<Event>,
+    /// The connection has fewer queues than this one's number: what is to be sent goes by another.
+    retired: bool,
     /// Lists that have packets for which there was no room yet.
     waiting: SendChain,
     /// What was sent.
@@ -281,20 +283,30 @@ impl Transmit {
         Ok(Self {
             common,
             lists: AtomicU32::new(0),
-            hot: SpinLock::new(Hot { ring, event: None, waiting: SendChain::new(), traffic: Traffic::default() }),
+            hot: SpinLock::new(Hot {
+                ring,
+                event: None,
+                retired: false,
+                waiting: SendChain::new(),
+                traffic: Traffic::default(),
+            }),
         })
     }
 
-    /// Sends lists. IRQL <= DISPATCH_LEVEL.
-    pub fn send(&self, mut lists: SendChain, dispatch: bool) {
-        self.lists.fetch_add(lists.len(), Ordering::AcqRel);
+    /// Sends lists. They come back, all of them, if the connection has no such queue any more. IRQL <= DISPATCH_LEVEL.
+    #[must_use = "lists that come back are still to be sent"]
+    pub fn send(&self, mut lists: SendChain, dispatch: bool) -> Option<SendChain> {
         let mut done = SendChain::new();
         let more = {
             let mut hot = self.hot.lock();
+            if hot.retired {
+                return Some(lists);
+            }
+            self.lists.fetch_add(lists.len(), Ordering::AcqRel);
             if !self.common.is_sending() {
                 drop(hot);
                 self.refuse(lists, dispatch);
-                return;
+                return None;
             }
             hot.waiting.append(core::mem::take(&mut lists));
             hot.fill(&self.common, &mut done);
@@ -303,8 +315,9 @@ impl Transmit {
         };
         self.complete(done, dispatch);
         if more {
-            self.drain(BUDGET);
+            self.catch_up();
         }
+        None
     }
 
     /// Completes lists that cannot be sent at the moment.
@@ -326,6 +339,20 @@ impl Transmit {
             self.lists.fetch_sub(count, Ordering::AcqRel);
             self.common.look_whether_paused();
         }
+    }
+
+    /// Whether the connection has this queue. If not, what waits is given up, and what is sent from now on comes back.
+    /// IRQL <= DISPATCH_LEVEL.
+    pub fn set_retired(&self, retired: bool) {
+        let mut done = SendChain::new();
+        {
+            let mut hot = self.hot.lock();
+            hot.retired = retired;
+            if retired {
+                hot.abort(NdisStatus::RESOURCES, None, &mut done);
+            }
+        }
+        self.complete(done, false);
     }
 
     /// Does what the queue asks for after a step; whether there is more to take.
@@ -374,6 +401,18 @@ impl Transmit {
         }
     }
 
+    /// Takes what the backend has answered by now. What goes beyond the budget comes with the event's callback, which nobody
+    /// else would have run, or at once where there is no event. IRQL <= DISPATCH_LEVEL.
+    pub fn catch_up(&self) {
+        while matches!(self.drain(BUDGET), EventOutcome::More) {
+            let event = self.hot.lock().event;
+            if let Some(event) = event {
+                self.common.client.trigger(event);
+                return;
+            }
+        }
+    }
+
     /// Has the queue make a step, and does what it asks for. IRQL <= DISPATCH_LEVEL.
     pub fn step(&self, step: impl FnOnce(&mut tx::Queue<Frame, SharedPages>) -> Progress) {
         let more = {
@@ -382,7 +421,7 @@ impl Transmit {
             self.tell(&hot, progress)
         };
         if more {
-            self.drain(BUDGET);
+            self.catch_up();
         }
     }
 

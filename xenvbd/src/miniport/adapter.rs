@@ -49,7 +49,7 @@ const BOUNCE_GROUPS: usize = 4;
 /// Grant references of one disk: 4 MiB in flight. A domain has 32 768 by default, for all its devices.
 const STOCK: usize = 1024;
 /// Responses taken in one DPC.
-const BUDGET: u32 = 256;
+pub const BUDGET: u32 = 256;
 /// Finished requests that are taken under one hold of the lock.
 const BATCH: usize = 8;
 /// Microseconds between looks at held requests.
@@ -300,7 +300,7 @@ impl Adapter {
                 }
                 drop(hot);
                 if next.more {
-                    self.drain(BUDGET);
+                    self.catch_up();
                 }
             }
             Err(request) => {
@@ -361,12 +361,24 @@ impl Adapter {
         }
     }
 
+    /// Takes what the backend has answered by now. What goes beyond the budget comes with the event's callback, which nobody
+    /// else would have run, or at once where there is no event. IRQL <= DISPATCH_LEVEL.
+    pub fn catch_up(&self) {
+        while matches!(self.drain(BUDGET), EventOutcome::More) {
+            let event = self.hot.lock().event;
+            if let Some(event) = event {
+                self.client.trigger(event);
+                return;
+            }
+        }
+    }
+
     /// Looks at held requests again. IRQL = DISPATCH_LEVEL.
     pub fn on_timer(&self) {
         if self.frozen.load(Ordering::Acquire) {
             self.storport.request_timer(raw::timer, HELD_INTERVAL);
         } else {
-            self.drain(BUDGET);
+            self.catch_up();
         }
     }
 
@@ -375,7 +387,7 @@ impl Adapter {
     pub fn reset(&self) {
         self.attention.raise(Sense::RESET);
         if !self.frozen.load(Ordering::Acquire) {
-            self.drain(BUDGET);
+            self.catch_up();
         }
         let resets = self.resets.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let mut hot = self.hot.lock();

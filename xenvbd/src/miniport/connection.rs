@@ -15,7 +15,7 @@ use xenbus::{
 };
 
 use super::{
-    adapter::Adapter,
+    adapter::{Adapter, BUDGET},
     raw::{self, SharedPages},
     settings,
 };
@@ -27,8 +27,6 @@ use crate::{
     scsi::{Sense, Serial},
 };
 
-/// Responses taken in one DPC.
-const EVENT_BUDGET: u32 = 256;
 /// Seconds that each step of closing waits for the backend.
 const CLOSE_STEP: u64 = 5;
 /// Most waits of closing: each step of ours ends one too.
@@ -333,7 +331,7 @@ impl Adapter {
     fn lose(&self) {
         self.client.log(LogLevel::Error, format_args!("{ATTEMPTS} failures: the disk has failed for good"));
         self.hot.lock().ring.give_up();
-        self.drain(EVENT_BUDGET);
+        self.catch_up();
     }
 
     /// Sets ring and event channel up and writes them into the store.
@@ -402,7 +400,7 @@ impl Adapter {
             (before, next.more)
         };
         if more {
-            self.drain(EVENT_BUDGET);
+            self.catch_up();
         }
         if self.withheld {
             return self.look(&unit);
@@ -482,14 +480,14 @@ impl Adapter {
         }
         self.hot.lock().ring.detach(&self.client);
         // What only waited for a page to come back may be finished now.
-        self.drain(EVENT_BUDGET);
+        self.catch_up();
     }
 
     /// No request can be served any more: those that can be are completed with NO_DEVICE.
     pub fn abandon(&self) {
         self.gone.store(true, Ordering::Relaxed);
         self.hot.lock().ring.give_up();
-        self.drain(EVENT_BUDGET);
+        self.catch_up();
     }
 
     /// While closing for good: the backend has had its time for the next step.
@@ -538,7 +536,7 @@ impl EventHandler for Adapter {
         if self.frozen.load(Ordering::Acquire) {
             return EventOutcome::Done;
         }
-        self.drain(EVENT_BUDGET)
+        self.drain(BUDGET)
     }
 }
 
@@ -578,7 +576,7 @@ impl Device for Adapter {
             };
             if next.more {
                 // An event may have come while frozen and was not looked at.
-                self.drain(EVENT_BUDGET);
+                self.catch_up();
             }
             return;
         }

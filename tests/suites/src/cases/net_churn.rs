@@ -1,13 +1,16 @@
 //! Interfaces that stop, go and come back while streams run: pause and restart, reset, hot-plug, backend restarts, suspends.
 
 use alloc::format;
+use alloc::vec::Vec;
+
+use nt::net::Client;
 
 use crate::case::{Case, Ctx, Failure, Setup};
 use crate::cases::net_load::{Streams, download, endpoint, failed, judge, network, upload};
-use crate::check;
-use crate::net_guest::Nic;
-use crate::network::VifSpec;
-use crate::packet::payload;
+use crate::net_guest::{Nic, Outgoing, Sending, filter};
+use crate::network::{NetHostile, VifSpec};
+use crate::packet::{Form, Transport, flag, payload};
+use crate::{check, fail};
 
 /// The cases.
 pub const CASES: &[Case] = &[
@@ -60,6 +63,19 @@ pub const CASES: &[Case] = &[
         run: backend_restart,
     },
     Case {
+        name: "net/queue-counts",
+        summary: "Suspends and restarts to backends with more and fewer queues, all queues full: no send is left behind",
+        quick: true,
+        timeout_s: 180,
+        setup: |_| Setup {
+            stepping: false,
+            vcpus: 4,
+            vifs: alloc::vec![VifSpec { queues: Some(4), ..VifSpec::new(0) }],
+            ..Setup::default()
+        },
+        run: queue_counts,
+    },
+    Case {
         name: "net/suspend",
         summary: "20 suspends with streams running, every third cancelled: they go on, neighbours are told",
         quick: true,
@@ -87,6 +103,8 @@ pub const CASES: &[Case] = &[
 
 /// Bytes that each stream of these cases carries at most: more than any of them moves.
 const PLENTY: u64 = 1 << 32;
+/// Lists of a flood: more than four queues of the driver's have room for.
+const FLOOD: u32 = 6000;
 
 fn pause(ctx: &mut Ctx<'_>, rounds: u64) -> Result<(), Failure> {
     let (nic, stack) = endpoint(ctx, 0)?;
@@ -178,6 +196,71 @@ fn backend_restart(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
     judge(ctx, 0)?;
     ctx.want("restarts", 20);
     ctx.want("streams verified", 4);
+    Ok(())
+}
+
+/// So many small frames of four flows, each in a list of its own: more than queues of the driver's take.
+fn flood(nic: &Nic, client: &Client) -> Result<Vec<Sending>, Failure> {
+    let form = Form { transport: Transport::Udp, ports: (49_000, 40_000), ..Form::tcp(nic.mac()) };
+    let frame = Outgoing::frame(form.build(1, flag::ACK, &payload(1, 18)));
+    let mut sendings = Vec::new();
+    for chain in 0..FLOOD / 100 {
+        // Runs of ten go through one queue, as the hash says.
+        let hash = |index: u32| ((chain * 10 + index / 10) % 4 + 4, 0);
+        let lists: Vec<Outgoing> = (0..100).map(|index| Outgoing { hash: hash(index), ..frame.clone() }).collect();
+        let Some(sent) = client.send(&lists) else { fail!("the guest has no memory to send") };
+        sendings.extend(sent);
+    }
+    Ok(sendings)
+}
+
+fn queue_counts(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
+    let (nic, stack) = endpoint(ctx, 0)?;
+    let client = nic.raw_filtered(filter::DIRECTED)?;
+    let mut last = network(ctx)?.vif_stats(0).queues;
+    for round in 0..12 {
+        upload(ctx, &stack, nic.host_v4(), 20_000)?;
+        network(ctx)?.hold_answers(0, true);
+        let sendings = flood(&nic, &client)?;
+        let waiting = sendings.iter().filter(|sending| sending.status().is_none()).count();
+        let before = network(ctx)?.vif_stats(0).connections;
+        network(ctx)?.misbehave_vif(0, NetHostile::QueueCountChanges, 1);
+        if round % 2 == 0 {
+            ctx.world.suspend(false);
+        } else {
+            network(ctx)?.restart_vif(0);
+        }
+        let mut waited = 0;
+        while network(ctx)?.vif_stats(0).connections == before {
+            check!(waited < 30_000, "round {round}: {waited} ms and nobody is connected");
+            ctx.world.sleep_ms(5);
+            waited += 5;
+        }
+        network(ctx)?.hold_answers(0, false);
+        let queues = network(ctx)?.vif_stats(0).queues;
+        waited = 0;
+        while let Some(left) = sendings.iter().position(|sending| sending.status().is_none()) {
+            check!(
+                waited < 5000,
+                "round {round}: send {left} of {FLOOD} is out, with {queues} queues instead of {last}"
+            );
+            ctx.world.sleep_ms(5);
+            waited += 5;
+        }
+        let given_up = sendings.iter().filter(|sending| sending.status() != Some(0)).count();
+        check!(queues < last || given_up == 0, "{given_up} sends failed, with {queues} queues instead of {last}");
+        ctx.count("sends that waited", waiting as u64);
+        ctx.count("sends given up", given_up as u64);
+        ctx.count("connections with fewer queues", u64::from(queues < last));
+        ctx.count("connections with more queues", u64::from(queues > last));
+        last = queues;
+    }
+    upload(ctx, &stack, nic.host_v4(), 20_000)?;
+    judge(ctx, 0)?;
+    ctx.want("sends that waited", 5000);
+    ctx.want("sends given up", 1);
+    ctx.want("connections with fewer queues", 3);
+    ctx.want("connections with more queues", 3);
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod peer;
 mod ring;
 mod rx;
 mod stack;
+mod syn;
 pub mod toeplitz;
 mod tx;
 

@@ -24,6 +24,7 @@ use smoltcp::wire::{
 
 use super::frame::verify_checksum;
 use super::peer::Peer;
+use super::syn;
 use crate::blkback::hash;
 
 const ECHO: u16 = 7;
@@ -530,8 +531,10 @@ impl Peer for Stack {
         }
         // One by one: a connection that a frame opens needs a fresh listener before the next.
         while let Some(frame) = self.arrived.pop_front() {
-            self.wire.inbox.push_back(frame);
-            self.run();
+            if !syn::repeats(&frame, &self.sockets) {
+                self.wire.inbox.push_back(frame);
+                self.run();
+            }
         }
         if due {
             self.run();

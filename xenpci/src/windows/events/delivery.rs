@@ -119,7 +119,11 @@ impl Events {
                     self.unmask_later(channel, delay);
                 }
             }
-            EventOutcome::More => self.trigger(channel),
+            EventOutcome::More => {
+                // The next call may find that this one took the last of it: that says nothing against the peer.
+                channel.throttle.lock().worked();
+                self.trigger(channel);
+            }
         }
     }
 
