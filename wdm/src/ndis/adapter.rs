@@ -122,6 +122,8 @@ pub struct Description<'a> {
     pub mtu: u32,
     /// The link as it is now.
     pub link: LinkState,
+    /// Bits a second that it can come to have.
+    pub max_speed: u64,
     /// `NDIS_MAC_OPTION_`.
     pub mac_options: u32,
     /// `NDIS_PACKET_TYPE_`.
@@ -198,9 +200,9 @@ impl Initializing {
             media_type: general::MEDIUM_802_3,
             physical_medium_type: general::PHYSICAL_MEDIUM_802_3,
             mtu_size: what.mtu,
-            max_xmit_link_speed: what.link.speed,
+            max_xmit_link_speed: what.max_speed,
             xmit_link_speed: speed,
-            max_rcv_link_speed: what.link.speed,
+            max_rcv_link_speed: what.max_speed,
             rcv_link_speed: speed,
             media_connect_state: if what.link.up { general::CONNECTED } else { general::DISCONNECTED },
             media_duplex_state: if what.link.up { general::DUPLEX_FULL } else { general::DUPLEX_UNKNOWN },

@@ -23,6 +23,13 @@ pub const MAX_MTU: u16 = 65_521;
 /// Bytes of the largest IP packet of every IPv4 network (RFC 791).
 pub const MIN_MTU: u16 = 68;
 
+/// Bits a second of the link where nothing else is said: there is no wire to ask.
+pub const DEFAULT_SPEED: u64 = 10_000_000_000;
+/// The least speed that may be configured.
+pub const MIN_SPEED: u64 = 1_000;
+/// The largest: about what OID_GEN_MAX_LINK_SPEED can say, 32 bits of 100 bit/s each.
+pub const MAX_SPEED: u64 = 400_000_000_000;
+
 /// Bytes of a value that are kept for an error's text.
 const TEXT: usize = 40;
 
@@ -62,6 +69,8 @@ pub enum Problem {
     NotANumber(Text),
     /// A number outside of what it can be.
     Range(u64, u64, u64),
+    /// Not a speed: a decimal number, with or without a unit.
+    NotASpeed(Text),
     /// Not a MAC address.
     NotAnAddress(Text),
     /// A MAC address of a group, or zero.
@@ -86,6 +95,7 @@ impl fmt::Display for ConfigError {
             Problem::TooLong => f.write_str(": the value is too long"),
             Problem::NotANumber(text) => write!(f, " = {text} is not a number"),
             Problem::Range(value, least, most) => write!(f, " = {value} is not within {least}..={most}"),
+            Problem::NotASpeed(text) => write!(f, " = {text} is not a speed: a number and G, M, K or nothing"),
             Problem::NotAnAddress(text) => write!(f, " = {text} is not a MAC address"),
             Problem::NotOneStation(mac) => {
                 f.write_str(" = ")?;
@@ -243,6 +253,35 @@ pub fn carrier<B: Bus>(bus: &B, backend: &Path) -> Result<bool, ConfigError> {
     let carrier = or(bus, number(bus, Some(backend), "carrier", 0, 1), 1)? == 1;
     let disconnect = or(bus, number(bus, None, "disconnect", 0, 1), 0)? == 1;
     Ok(carrier && !disconnect)
+}
+
+/// Bits a second that Windows is to be told: `speed` of the frontend's directory, or [`DEFAULT_SPEED`]. The key is that of
+/// Xen's own Windows drivers: a decimal number of Gbit/s, or of what `G`, `M` or `K` behind it says (xenbits,
+/// pvdrivers/win/xenvif.git, commit 2f869ea4cb44). It says no more than what is shown: it limits nothing.
+///
+/// # Errors
+/// The store's.
+pub fn speed<B: Bus>(bus: &B) -> Result<u64, ConfigError> {
+    let mut buf = [0; 64];
+    let key = "speed";
+    let read = value(bus, None, key, &mut buf)
+        .and_then(|text| text.map(parse_speed).transpose().map_err(|problem| ConfigError { key, problem }));
+    or(bus, read, DEFAULT_SPEED)
+}
+
+fn parse_speed(text: &[u8]) -> Result<u64, Problem> {
+    let text = text.strip_suffix(&[0]).unwrap_or(text).trim_ascii();
+    let (digits, unit) = match text.split_last() {
+        Some((b'G' | b'g', digits)) => (digits, 1_000_000_000),
+        Some((b'M' | b'm', digits)) => (digits, 1_000_000),
+        Some((b'K' | b'k', digits)) => (digits, 1_000),
+        _ => (text, 1_000_000_000),
+    };
+    let number = decimal(digits).ok_or(Problem::NotASpeed(Text::new(text)))?;
+    match number.saturating_mul(unit) {
+        speed @ MIN_SPEED..=MAX_SPEED => Ok(speed),
+        speed => Err(Problem::Range(speed, MIN_SPEED, MAX_SPEED)),
+    }
 }
 
 /// Reads what the backend offers, once it does, and settles what is used of it.

@@ -24,7 +24,7 @@ use xenbus::{
 };
 
 use super::{
-    connection::{Control, SPEED},
+    connection::{Control, DOWN},
     counters::Traffic,
     filter::{Filter, MULTICAST_MAX, SUPPORTED},
     offload::{self, CAPABLE},
@@ -35,6 +35,7 @@ use super::{
     settings::{Offloads, Settings},
     transmit::{Transmit, flow_of},
 };
+use crate::front::config::MAX_SPEED;
 
 /// Most queues.
 pub const MOST_QUEUES: u32 = 8;
@@ -382,7 +383,7 @@ impl Miniport for Adapter {
             active: AtomicU32::new(1),
             filter: SpinLock::new(filter),
             offloads: SpinLock::new(settings.offloads),
-            link: SpinLock::new(Link { state: LinkState { up: false, speed: SPEED }, told: false }),
+            link: SpinLock::new(Link { state: DOWN, told: false }),
             control: Mutex::new(control)?,
             progress: Event::new(EventKind::Synchronization, false)?,
             answer: Answer::new()?,
@@ -418,6 +419,7 @@ impl Miniport for Adapter {
             current_address: self.address,
             mtu: self.mtu,
             link: state,
+            max_speed: MAX_SPEED,
             mac_options: mac_option::COPY_LOOKAHEAD_DATA
                 | mac_option::NO_LOOPBACK
                 | mac_option::SUPPORTS_MAC_ADDRESS_OVERWRITE

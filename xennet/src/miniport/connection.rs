@@ -20,7 +20,7 @@ use xenbus::{
 };
 
 use super::{adapter::Adapter, raw, rings::ControlRing, scale::Scale};
-use crate::front::config::{self, Plan};
+use crate::front::config::{self, ConfigError, Plan};
 
 /// Seconds that starting waits for a backend.
 const START_SECONDS: u32 = 5;
@@ -35,8 +35,8 @@ const PATIENCE: Duration = Duration::from_millis(400);
 const MOVE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often addresses are announced after a migration.
 pub const ANNOUNCEMENTS: u32 = 3;
-/// Bits a second that Windows is told: there is no wire to ask.
-pub const SPEED: u64 = 10_000_000_000;
+/// The link where there is none.
+pub const DOWN: LinkState = LinkState { up: false, speed: config::DEFAULT_SPEED };
 
 /// What the connection is about.
 #[expect(clippy::struct_field_names, reason = "`control_ring` is what netif.h calls it")]
@@ -53,7 +53,7 @@ pub struct Control {
     pub pause_due: Option<Duration>,
     /// Its directory.
     pub backend: Option<Path>,
-    watches: [Option<Watch>; 3],
+    watches: [Option<Watch>; 4],
     /// What the toolstack says of the interface.
     pub device: config::Device,
     /// What was agreed with the backend that is connected.
@@ -88,7 +88,7 @@ impl Control {
             moving: None,
             pause_due: None,
             backend: None,
-            watches: [None, None, None],
+            watches: [None, None, None, None],
             device,
             plan: None,
             control_ring: None,
@@ -116,6 +116,14 @@ fn has_emulated_twin(client: &Client) -> bool {
         Some(text.get(..len)? == b"vif_ioemu")
     };
     kind().unwrap_or(false)
+}
+
+/// The link as backend and toolstack have it.
+///
+/// # Errors
+/// The store's.
+pub fn link(client: &Client, backend: &Path) -> core::result::Result<LinkState, ConfigError> {
+    Ok(if config::carrier(client, backend)? { LinkState { up: true, speed: config::speed(client)? } } else { DOWN })
 }
 
 /// Does a step again where memory is short at the moment, in [`PATIENCE`] in all: nothing would come back to it later.
@@ -167,9 +175,8 @@ impl Adapter {
         let join = |key| backend.join(key).map_err(|_| Error::Protocol);
         let (state, carrier) = (join("state")?, join("carrier")?);
         control.backend = Some(backend);
-        for (place, path) in
-            control.watches.iter_mut().zip([state.as_bytes(), carrier.as_bytes(), b"disconnect".as_slice()])
-        {
+        let paths = [state.as_bytes(), carrier.as_bytes(), b"disconnect", b"speed"];
+        for (place, path) in control.watches.iter_mut().zip(paths) {
             if place.is_none() {
                 *place = Some(raw::watch(client, path, self)?);
             }
@@ -285,7 +292,7 @@ impl Adapter {
     /// There is no connection: Windows is told, unless it is about to come back after a migration.
     pub fn drop_link(&self, control: &Control) {
         if control.moving.is_none() {
-            self.set_link(LinkState { up: false, speed: SPEED });
+            self.set_link(DOWN);
             self.stop_serving(NdisStatus::MEDIA_DISCONNECTED);
         }
     }
@@ -319,7 +326,7 @@ impl Adapter {
             queue.tx.abort(NdisStatus::ADAPTER_REMOVED, None);
             queue.tx.catch_up();
         }
-        self.set_link(LinkState { up: false, speed: SPEED });
+        self.set_link(DOWN);
     }
 
     /// While closing for good: the backend has had its time for the next step.
@@ -393,8 +400,8 @@ impl Device for Adapter {
         let Some(backend) = control.backend else { return };
         if !path.ends_with(b"/state") {
             if control.frontend.is_connected() {
-                match config::carrier(client, &backend) {
-                    Ok(up) => self.set_link(LinkState { up, speed: SPEED }),
+                match link(client, &backend) {
+                    Ok(link) => self.set_link(link),
                     Err(error) => client.log(LogLevel::Warning, format_args!("{error}")),
                 }
             }

@@ -7,7 +7,7 @@ use core::{sync::atomic::Ordering, time::Duration};
 use wdm::{
     event::{Event as Signal, EventKind},
     memory::{try_push, try_vec},
-    ndis::{LinkState, abi::filter, status::NdisStatus},
+    ndis::{abi::filter, status::NdisStatus},
     time::monotonic,
 };
 use xenbus::{
@@ -18,7 +18,7 @@ use xenbus::{
 
 use super::{
     adapter::{Adapter, Queue},
-    connection::{ANNOUNCEMENTS, Control, SPEED},
+    connection::{self, ANNOUNCEMENTS, Control},
     filter::Filter,
     raw::{self, SharedPages},
 };
@@ -172,7 +172,7 @@ impl Adapter {
         let client = &self.common.client;
         let plan = control.plan.ok_or(Error::Protocol)?;
         let backend = control.backend.ok_or(Error::Protocol)?;
-        let carrier = config::carrier(client, &backend).map_err(|error| store_error(client, &error))?;
+        let link = connection::link(client, &backend).map_err(|error| store_error(client, &error))?;
         let abilities = plan.abilities;
         client.log(
             LogLevel::Info,
@@ -188,7 +188,7 @@ impl Adapter {
                 abilities.gso_v4,
                 abilities.gso_v6,
                 plan.multicast,
-                if carrier { "up" } else { "down" },
+                if link.up { "up" } else { "down" },
             ),
         );
         self.tell_multicast_list(&plan, &self.filter.lock());
@@ -201,7 +201,7 @@ impl Adapter {
         if control.moving.take().is_some() {
             control.announcing = Some((ANNOUNCEMENTS, monotonic()));
         }
-        self.set_link(LinkState { up: carrier, speed: SPEED });
+        self.set_link(link);
         client.report_working();
         Ok(())
     }

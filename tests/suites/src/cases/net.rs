@@ -15,7 +15,7 @@ use crate::packet::payload;
 pub const CASES: &[Case] = &[
     Case {
         name: "net/link-and-mac",
-        summary: "Windows has the adapter with the MAC of the configuration; the link follows the carrier",
+        summary: "Windows has the adapter with the MAC of the configuration; the link follows carrier and speed",
         quick: true,
         timeout_s: 60,
         setup: |_| Setup::one_vif(),
@@ -118,6 +118,24 @@ fn link_and_mac(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
         nic.wait_link(ctx, up, 10_000)?;
         ctx.count("link changes", 1);
     }
+    // What the toolstack says of the speed, and what Windows is told: nonsense says nothing.
+    let key = alloc::format!("{}/device/vif/0/speed", ctx.world.home());
+    let gigabit = 1_000_000_000;
+    check!(nic.adapter().link().xmit_speed == 10 * gigabit, "no speed is set: {:?}", nic.adapter().link());
+    for (text, wanted) in
+        [("25", 25 * gigabit), ("100M", gigabit / 10), ("4 lanes", 10 * gigabit), ("400g", 400 * gigabit)]
+    {
+        ctx.world.store_write(&key, text);
+        let mut waited = 0;
+        while nic.adapter().link().xmit_speed != wanted || nic.adapter().link().rcv_speed != wanted {
+            check!(waited < 10_000, "speed = {text}: Windows was told {:?}", nic.adapter().link());
+            ctx.world.sleep_ms(5);
+            waited += 5;
+        }
+        check!(nic.link_up(), "speed = {text}: the link is down");
+        ctx.count("speeds told", 1);
+    }
+    ctx.want("speeds told", 4);
     let stats = network(ctx)?.vif_stats(0);
     check!(stats.connections == 1, "{} handshakes for one boot", stats.connections);
     check!(stats.queues == 2, "{} queues with two processors and two offered", stats.queues);

@@ -12,8 +12,8 @@ use super::bus::TestBus;
 use crate::front::{
     Abilities,
     config::{
-        self, ConfigError, ControlKeys, Device, Plan, Ports, Problem, QueueKeys, Wishes, carrier, device, negotiate,
-        publish,
+        self, ConfigError, ControlKeys, DEFAULT_SPEED, Device, MAX_SPEED, MIN_SPEED, Plan, Ports, Problem, QueueKeys,
+        Wishes, carrier, device, negotiate, publish, speed,
     },
 };
 
@@ -184,6 +184,32 @@ fn the_carrier_needs_both_sides() {
     assert!(!see(Some("0"), Some("0")));
     assert!(!see(Some("1"), Some("1")));
     assert!(carrier(&TestBus::new(), &backend()).unwrap());
+}
+
+#[test]
+fn a_speed_has_a_unit_and_bounds() {
+    let bus = TestBus::new();
+    assert_eq!(speed(&bus), Ok(DEFAULT_SPEED));
+    let see = |text: &str| {
+        bus.set("speed", text);
+        speed(&bus).unwrap()
+    };
+    for (text, wanted) in [
+        ("1", 1_000_000_000),
+        ("100M", 100_000_000),
+        (" 25g\0", 25_000_000_000),
+        ("1K", MIN_SPEED),
+        ("400G", MAX_SPEED),
+        ("2500m", 2_500_000_000),
+    ] {
+        assert_eq!(see(text), wanted, "{text}");
+    }
+    let absurd =
+        ["", "G", "0", "0K", "401", "1T", "-1", "1.5G", "10 Gbps", "18446744073709551615", "99999999999999999999M"];
+    for text in absurd {
+        assert_eq!(see(text), DEFAULT_SPEED, "{text}");
+    }
+    assert_eq!(see(&"9".repeat(300)), DEFAULT_SPEED);
 }
 
 fn keys(number: u32, split: bool) -> QueueKeys {
