@@ -94,7 +94,7 @@ impl Package {
         let list: List = serde_json::from_slice(&read(LIST)?).map_err(|error| wrong(format!("{LIST}: {error}")))?;
         let version =
             Version::parse(&list.version).ok_or_else(|| wrong(format!("`{}` is not a version", list.version)))?;
-        if list.files.iter().map(|file| file.size).sum::<u64>() > MOST {
+        if list.files.iter().try_fold(0_u64, |all, file| all.checked_add(file.size)).is_none_or(|all| all > MOST) {
             return Err(wrong(format!("{LIST} names more than {MOST} bytes")));
         }
         for file in &list.files {

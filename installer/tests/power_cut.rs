@@ -350,7 +350,7 @@ fn leave_a_paravirtual_boot(no_tasks: bool) {
 #[test]
 fn bad_packages_are_refused_and_nothing_changes() {
     type Harm = fn(&Fake);
-    let harms: [(&str, Harm); 6] = [
+    let harms: [(&str, Harm); 7] = [
         ("a byte of a driver", |fake| fake.edit().files.get_mut(r"D:\old\drivers\xenpci\xenpci.sys").unwrap()[0] ^= 1),
         ("a file that is missing", |fake| drop(fake.edit().files.remove(r"D:\old\shutdownmon.exe"))),
         ("a list that is missing", |fake| drop(fake.edit().files.remove(r"D:\old\package.json"))),
@@ -362,6 +362,12 @@ fn bad_packages_are_refused_and_nothing_changes() {
         }),
         ("a huge file", |fake| {
             let list = r#"{"version":"1.0","signature":"test","files":[{"path":"a","sha256":"","size":999999999999}]}"#;
+            fake.edit().files.insert(r"D:\old\package.json".into(), list.into());
+        }),
+        ("files that are huge together", |fake| {
+            let file = |size: u64| format!(r#"{{"path":"a","sha256":"","size":{size}}}"#);
+            let files = [file(u64::MAX), file(2)].join(",");
+            let list = format!(r#"{{"version":"1.0","signature":"test","files":[{files}]}}"#);
             fake.edit().files.insert(r"D:\old\package.json".into(), list.into());
         }),
     ];
@@ -406,6 +412,36 @@ fn what_stands_in_the_way_is_said_and_a_later_run_goes_on() {
     fake.edit().files.insert(path, record);
     uninstall(&fake, ROOT).unwrap();
     same(&fake.snapshot(), &before, "something is left");
+}
+
+#[test]
+fn a_disk_that_fills_up_anywhere_loses_nothing() {
+    let (before, after) = (fresh().snapshot(), essence(&installed(&[OLD, NEW]).snapshot()));
+    let (mut full, mut room) = (0, 0);
+    loop {
+        for again in [true, false] {
+            let fake = installed(&[OLD]);
+            // The largest file that there is room for: the record of changes grows with every step.
+            fake.free_bytes.set(Some(room));
+            let outcome = set_up(&fake, NEW);
+            fake.free_bytes.set(None);
+            match outcome {
+                Ok(_) => {
+                    assert!(full > 20, "only {full} places where the disk is full");
+                    return;
+                }
+                Err(error) => assert!([10, 12].contains(&error.exit_code()), "room {room}: {error}"),
+            }
+            full += 1;
+            if again {
+                set_up(&fake, NEW).unwrap();
+                same(&essence(&fake.snapshot()), &after, &format!("finished, room {room}"));
+            }
+            uninstall(&fake, ROOT).unwrap();
+            same(&fake.snapshot(), &before, &format!("undone, room {room}, {again}"));
+        }
+        room += 97;
+    }
 }
 
 #[test]

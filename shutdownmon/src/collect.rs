@@ -1,7 +1,7 @@
 //! `shutdownmon collect`: what a bug report needs, in one zip file. What cannot be had is said in it, and never ends it.
 //!
-//! Nothing secret goes in: keys of the suite alone, no user names, no addresses of the network but the MACs in xenstore; the
-//! key of a network debugger is blanked.
+//! Nothing secret goes in: keys of the suite alone; the key of a network debugger and the names of users are left out. Of the
+//! network it has what xenstore and the service's own events say: MACs, and the addresses that were carried over.
 
 use std::fmt::Write as _;
 use std::io::{self, Seek, Write};
@@ -197,6 +197,32 @@ fn without_keys(answer: &[u8]) -> Vec<u8> {
     lines
 }
 
+/// Without the names of users, as far as they stand in paths of their folders and in the lines of events.
+fn without_users(text: &[u8]) -> Vec<u8> {
+    const FOLDER: &[u8] = br"\users\";
+    const EVENT: &[u8] = b"user name:";
+    const LEFT_OUT: &[u8] = b"(left out)";
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.first() {
+        let begins = |with: &[u8]| rest.get(..with.len()).is_some_and(|part| part.eq_ignore_ascii_case(with));
+        let (word, ends): (_, &[u8]) = if begins(FOLDER) {
+            (FOLDER.len(), b"\\/\"'\r\n")
+        } else if begins(EVENT) {
+            (EVENT.len(), b"\r\n")
+        } else {
+            out.push(*first);
+            rest = &rest[1..];
+            continue;
+        };
+        out.extend_from_slice(&rest[..word]);
+        out.extend_from_slice(LEFT_OUT);
+        let name = &rest[word..];
+        rest = &name[name.iter().position(|byte| ends.contains(byte)).unwrap_or(name.len())..];
+    }
+    out
+}
+
 fn xenstore(source: &dyn Source) -> String {
     let mut text = String::new();
     let mut left: Vec<String> = ["control", "device"].map(str::to_owned).into();
@@ -233,6 +259,7 @@ pub fn write<W: Write + Seek>(source: &dyn Source, out: W) -> anyhow::Result<Vec
                 return Ok(());
             }
         };
+        let content = without_users(&content);
         let newest = &content[content.len().saturating_sub(ENTRY)..];
         archive.start_file(entry, SimpleFileOptions::default()).context("making an entry of the report")?;
         archive.write_all(newest).context("writing the report")
@@ -318,7 +345,8 @@ mod tests {
             let installs = ">>>  [Device Install - PCI\\VEN_8086]\n>>>  Section start\n     inf: machine.inf\n<<<  [Exit status]\n\
                             >>>  [Device Install - XENPV\\VBD&REV_01]\n>>>  Section start\n     inf: oem1.inf\n<<<  [Exit status]\n\
                             >>>  [Cut off";
-            vec![(INSTALLS, Ok(installs.into())), ("setup.txt", Ok(b"done".to_vec()))]
+            let setup = "\"C:\\Users\\Bo B\\setup.exe\" /LOG=c:\\users\\bob\r\nUser Name: CORP\\bob\r\ndone".into();
+            vec![(INSTALLS, Ok(installs.into())), ("setup.txt", Ok(setup))]
         }
 
         fn node(&self, path: &str) -> io::Result<(Vec<u8>, Vec<String>)> {
@@ -366,7 +394,7 @@ mod tests {
         assert!(entries["xenstore.txt"].contains("device/vbd = \"a\\nb\""), "{}", entries["xenstore.txt"]);
         assert_eq!(missing.len(), 2);
         assert_eq!(entries["missing.txt"], missing.join("\n"));
-        assert_eq!((entries["versions.txt"].as_str(), entries["setup.txt"].as_str()), ("Xen PV drivers 1.2.3", "done"));
+        assert_eq!(entries["versions.txt"], "Xen PV drivers 1.2.3");
     }
 
     #[test]
@@ -382,5 +410,7 @@ mod tests {
             entries[INSTALLS]
         );
         assert_eq!(entries["events-system.txt"].len(), ENTRY);
+        let setup = "\"C:\\Users\\(left out)\\setup.exe\" /LOG=c:\\users\\(left out)\r\nUser Name:(left out)\r\ndone";
+        assert_eq!(entries["setup.txt"], setup);
     }
 }

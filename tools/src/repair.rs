@@ -2,7 +2,6 @@
 //! drivers of the emulated disks are loaded at boot, and the suite's own boot drivers are not.
 
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io::{self, Error, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -131,10 +130,22 @@ pub fn back_up(hive: &Path) -> io::Result<PathBuf> {
     Ok(to)
 }
 
-/// Copies into a new file, and has it on the disk when it returns.
+/// Copies a file, and has it on the disk when it returns: all of it under that name, or nothing.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let named = |error: Error, file: &Path| Error::new(error.kind(), format!("{}: {error}", file.display()));
     let content = std::fs::read(from).map_err(|error| named(error, from))?;
-    let mut file = OpenOptions::new().write(true).create_new(true).open(to).map_err(|error| named(error, to))?;
-    io::Write::write_all(&mut file, &content).and_then(|()| file.sync_all()).map_err(|error| named(error, to))
+    let mut unfinished = to.as_os_str().to_owned();
+    unfinished.push(".unfinished");
+    let unfinished = PathBuf::from(unfinished);
+    let write = || {
+        let mut file = std::fs::File::create(&unfinished)?;
+        io::Write::write_all(&mut file, &content)?;
+        file.sync_all()?;
+        std::fs::rename(&unfinished, to)
+    };
+    write().map_err(|error| {
+        // A disk that is full needs the space.
+        let _ = std::fs::remove_file(&unfinished);
+        named(error, to)
+    })
 }

@@ -1,6 +1,6 @@
 //! docs/configure.md says of every value what the INFs set and the drivers read: name for name, default for default.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 fn read(file: &str) -> String {
@@ -32,6 +32,19 @@ fn set_by<'i>(inf: &'i str, fields: impl Fn(&[&'i str]) -> Option<(&'i str, &'i 
     lines.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()
 }
 
+/// What a source file allows of each number and switch, as the tables say it.
+fn allowed(source: &str) -> BTreeMap<String, String> {
+    let mut found: BTreeMap<_, _> =
+        behind(source, "parameters.switch(\"").into_iter().map(|name| (name, "0, 1".to_owned())).collect();
+    for call in source.split("parameters.number(\"").skip(1) {
+        let (name, rest) = call.split_once('"').expect("a name");
+        let (least, most) = rest.split_once(')').and_then(|(range, _)| range.split_once("..=")).expect("a range");
+        let least = least.rsplit(' ').next().unwrap_or_default();
+        found.insert(name.to_owned(), format!("{least} to {most}"));
+    }
+    found
+}
+
 /// The texts that stand behind a call in a source file.
 fn behind(source: &str, call: &str) -> Vec<String> {
     source.split(call).skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())).collect()
@@ -53,11 +66,24 @@ fn parameters_of_services() {
         // Storport's own.
         set.remove("BusType");
         assert_eq!(documented, set, "{driver}");
-        let source = read(source);
-        let mut names = [behind(&source, "parameters.number(\""), behind(&source, "parameters.switch(\"")].concat();
-        names.sort();
-        assert_eq!(names, documented.into_keys().collect::<Vec<_>>(), "{driver}");
+        let ranges = self::documented(&format!(r"Services\{driver}\Parameters`"), 3);
+        assert_eq!(allowed(&read(source)), ranges, "{driver}");
     }
+    // The network driver has one value.
+    let text = read("docs/configure.md");
+    assert!(text.contains(r"`HKLM\SYSTEM\CurrentControlSet\Services\xennet\Parameters` has `LogLevel`, as above"));
+    let one = allowed(&read("xennet/src/miniport/raw.rs"));
+    assert_eq!(one, BTreeMap::from([("LogLevel".to_owned(), "0 to 3".to_owned())]));
+}
+
+#[test]
+fn boot_options() {
+    let documented = documented("## Boot options", 2);
+    for line in read("xenhide/src/policy.rs").lines().filter(|line| line.starts_with("const ")) {
+        let word = line.split('"').nth(1).unwrap_or_default();
+        assert!(documented.contains_key(word) || word == "SAFEBOOT", "docs/configure.md says nothing of {line}");
+    }
+    assert!(documented.contains_key("safe mode"), "{documented:?}");
 }
 
 #[test]
@@ -86,15 +112,85 @@ fn parameters_of_the_service() {
     assert_eq!(names, documented.into_keys().collect::<Vec<_>>());
 }
 
+/// Sources that name nodes of xenstore.
+const XENSTORE: [&str; 9] = [
+    "xenvbd/src/front/config.rs",
+    "xenvbd/src/miniport/connection.rs",
+    "xennet/src/front/config.rs",
+    "xennet/src/miniport/connection.rs",
+    "xenpci/src/windows/child.rs",
+    "xenpci/src/windows/fdo.rs",
+    "xenpci/src/windows/suspend.rs",
+    "shutdownmon/core/src/facts.rs",
+    "shutdownmon/core/src/monitor.rs",
+];
+/// What looks like a node in these sources and is none: values, words of log lines, ways to nodes that stand there too.
+const NO_NODES: [&str; 20] = [
+    "CARGO_PKG_VERSION",
+    "MajorVersion",
+    "MinorVersion",
+    "MicroVersion",
+    "attr/vif",
+    "attr/vif/<n>/<n>",
+    "cdrom",
+    "count",
+    "device/",
+    "device/vif",
+    "device/vif/<n>/mac",
+    "ipv4",
+    "ipv6",
+    "order",
+    "read-only",
+    "read-write",
+    "suspend",
+    "suspending",
+    "vif_ioemu",
+    "windows",
+];
+/// Nodes that are put together from parts.
+const PUT_TOGETHER: [(&str, &[&str]); 2] = [
+    ("attr/PVAddons/<n>", &["attr/PVAddons/MajorVersion", "attr/PVAddons/MinorVersion", "attr/PVAddons/MicroVersion"]),
+    ("attr/vif/<n>/<n>/<n>", &["attr/vif/<n>/ipv4/<n>", "attr/vif/<n>/ipv6/<n>"]),
+];
+
+/// A text without its numbers and placeholders.
+fn numbered(text: &str) -> String {
+    for folder in ["ring-ref", "queue-"] {
+        if text.strip_prefix(folder).is_some_and(|number| number.parse::<u32>().is_ok()) {
+            return format!("{folder}<n>");
+        }
+    }
+    let mut parts = text.split('{');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |name, part| format!("{name}<n>{}", part.split_once('}').map_or("", |(_, rest)| rest)))
+}
+
+/// The texts of a source that could be a node's name.
+fn literals(source: &str) -> BTreeSet<String> {
+    let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let texts = lines.flat_map(|line| line.split('"').skip(1).step_by(2));
+    let names = texts.filter(|text| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-/{}".contains(&byte)));
+    names.map(numbered).filter(|name| name.starts_with(|first: char| first.is_ascii_alphabetic())).collect()
+}
+
 #[test]
 fn nodes_of_xenstore() {
+    let mut named: BTreeSet<String> = XENSTORE.iter().flat_map(|file| literals(&read(file))).collect();
+    for name in NO_NODES {
+        assert!(named.remove(name), "{name} is not in the sources any more");
+    }
+    for (name, parts) in PUT_TOGETHER {
+        assert!(named.remove(name), "{name} is not in the sources any more");
+        named.extend(parts.iter().map(|part| (*part).to_owned()));
+    }
     let text = read("docs/configure.md");
-    let source = read("xennet/src/front/config.rs");
-    let source = source.split("#[cfg(test)]").next().unwrap_or_default();
-    let calls = ["write(b\"", "flag(\"", "bus, None, \"", "Some(backend), \"", "let key = \""];
-    let names: Vec<String> = calls.iter().flat_map(|call| behind(source, call)).collect();
-    assert!(names.len() > 20, "{names:?}");
-    for name in names {
-        assert!(text.contains(&format!("`{name}`")), "docs/configure.md says nothing of {name}");
+    let (_, section) = text.split_once("\n## xenstore\n").expect("the section");
+    let first_cells = section.lines().filter_map(|line| line.strip_prefix('|')?.split('|').next());
+    let documented: BTreeSet<String> =
+        first_cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+    assert_eq!(documented, named, "docs/configure.md, and what the sources name");
+    for row in section.lines().filter(|line| line.starts_with('|')) {
+        assert!(row.split('|').skip(2).all(|cell| cell.is_empty() || !cell.trim().is_empty()), "an empty cell: {row}");
     }
 }

@@ -97,6 +97,29 @@ fn the_file_is_repaired_and_a_copy_kept() {
     assert_eq!(std::fs::read(&file).unwrap(), after);
 }
 
+/// On a disk with room for the first of two copies the repair stops; with more room it goes on.
+#[test]
+#[cfg(unix)]
+fn without_room_for_the_copy_nothing_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("SYSTEM");
+    let before = hive(UNBOOTABLE);
+    std::fs::write(&file, &before).unwrap();
+    std::fs::write(folder.path().join("SYSTEM.LOG1"), b"log").unwrap();
+    // No file may be larger than 2 KiB, which fails as a full disk does, and without a signal.
+    let script = "trap '' XFSZ; ulimit -f 4; exec \"$0\" repair \"$1\"";
+    let full = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_xentool")]).arg(&file).output().unwrap();
+    assert!(!full.status.success() && said(&full).contains("nothing is changed without a copy"), "{}", said(&full));
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+    assert!(!folder.path().join("SYSTEM.xentool-1").exists(), "half a copy");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "the hive, its log, the log's copy");
+
+    let done = xentool(&[], &file);
+    assert!(done.status.success(), "{}", said(&done));
+    assert_eq!(std::fs::read(folder.path().join("SYSTEM.xentool-1")).unwrap(), before);
+    assert_eq!(std::fs::read(folder.path().join("SYSTEM.LOG1.xentool-1")).unwrap(), b"log");
+}
+
 #[test]
 fn a_hive_that_cannot_be_trusted_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -133,13 +156,13 @@ fn a_hive_that_cannot_be_trusted_is_refused() {
 fn damage_anywhere_leaves_the_file_as_it_was_or_repairs_it() {
     let good = hive(UNBOOTABLE);
     let cells = 0x1000..good.len();
-    let (mut refused, mut repaired) = (0, 0);
+    let (mut refused, mut repaired, mut panicked) = (0, 0, None);
     for place in cells.step_by(7) {
         let mut bad = good.clone();
         bad[place] ^= 0xff;
         // The library panics at some kinds of damage: then nothing has been written either.
         let outcome = std::panic::catch_unwind(|| {
-            let mut hive = HiveFile::new(bad).ok()?;
+            let mut hive = HiveFile::new(bad.clone()).ok()?;
             let plan = repair::plan(&hive, false).ok()?;
             plan.iter().try_for_each(|change| hive.set_number(&change.key, change.name, change.after)).ok()?;
             // What was planned is what is there then.
@@ -150,8 +173,22 @@ fn damage_anywhere_leaves_the_file_as_it_was_or_repairs_it() {
                 assert!(done, "{place:#x}");
                 repaired += 1;
             }
-            Ok(None) | Err(_) => refused += 1,
+            Ok(None) => refused += 1,
+            Err(_) => {
+                refused += 1;
+                panicked.get_or_insert(bad);
+            }
         }
     }
     assert!(refused > 10 && repaired > 10, "{refused} refused, {repaired} repaired");
+    // The program says so, and ends.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("SYSTEM");
+    let bad = panicked.expect("the library takes all damage well: let it go without the hook in main.rs");
+    std::fs::write(&file, &bad).unwrap();
+    let output = xentool(&[], &file);
+    let text = said(&output);
+    assert!(!output.status.success() && text.contains("the hive is damaged, and nothing was changed"), "{text}");
+    assert_eq!(std::fs::read(&file).unwrap(), bad);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }

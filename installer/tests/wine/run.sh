@@ -31,7 +31,7 @@ fail() {
 # One program to its end, and its exit code.
 run() {
     timeout 300 wine 'C:\run.exe' "$1" >"$drive/one.txt" 2>&1 || true
-    wineserver -w
+    [ -e "$drive/held" ] || wineserver -w
     tr -d '\r' <"$drive/one.txt" | sed -n 's/^code //p'
 }
 
@@ -41,11 +41,32 @@ expect() {
     printf '%s: %s\n' "$1" "$found"
 }
 
+# That the log says why, from here on.
+says() {
+    grep -q "$1" "$drive/setup.log" || { cat "$drive/setup.log"; fail "it does not say: $1"; }
+    rm "$drive/setup.log"
+}
+
+# Somebody holds a file, or another setup runs, until `release`.
+hold() {
+    timeout 300 wine 'C:\run.exe' "$@" >"$drive/hold.txt" 2>&1 &
+    for _ in $(seq 100); do
+        [ -e "$drive/held" ] && return
+        sleep 0.1
+    done
+    fail "not held: $2"
+}
+
+release() {
+    rm "$drive/held"
+    wineserver -w
+}
+
 # Files, the registry without the times of its keys, and the boot store. What Wine and this test write themselves is left
 # out: logs, and the empty keys that Wine makes where a store of certificates is opened.
 snapshot() {
     (cd "$drive" && find . -mindepth 1 \( -path ./users -o -path ./windows/temp -o -name '*.log' -o -name 'one.*' \
-        -o -name 'setup.log' \) -prune -o -print | sort)
+        -o -name 'hold.txt' -o -name 'setup.log' \) -prune -o -print | sort)
     for hive in system user; do
         sed -e 's/^\(\[.*\]\) [0-9]*$/\1/' -e '/^#time=/d' "$WINEPREFIX/$hive.reg" | grep -v \
             -e '"DriverDateData"' -e 'SystemCertificates\]$' -e 'SystemCertificates.*\\\(Certificates\|CRLs\|CTLs\)\]$' \
@@ -71,6 +92,29 @@ snapshot >"$WINEPREFIX/before"
 expect "C:\\installer.exe /S $all $log" 5
 grep -q 'signed for tests, and Windows is not in its test mode' "$drive/setup.log" || fail 'it does not say why'
 expect "C:\\installer.exe /S /TESTSIGNING /COMPONENTS=disk,floppy $log" 2
+# What refuses a test-signed package, whatever is asked for.
+control='HKLM\System\CurrentControlSet\Control'
+integrity="$control\\DeviceGuard\\Scenarios\\HypervisorEnforcedCodeIntegrity"
+for one in "$control\\SecureBoot\\State UEFISecureBootEnabled Secure Boot is on" "$integrity Enabled memory integrity is on"; do
+    key=${one%% *}
+    rest=${one#* }
+    expect "reg add $key /v ${rest%% *} /t REG_DWORD /d 1 /f" 0
+    expect "C:\\installer.exe /S /TESTSIGNING $all $log" 5
+    says "${rest#* }"
+    # The keys above it too, which are Windows' own.
+    expect "reg delete $key /f" 0
+done
+for key in 'DeviceGuard\Scenarios' DeviceGuard SecureBoot; do expect "reg delete $control\\$key /f" 0; done
+# BitLocker: Windows' own program says that it protects the drive.
+echo 'int main(void) { return 0; }' | x86_64-w64-mingw32-gcc -x c -o "$system/manage-bde.exe" -
+expect "C:\\installer.exe /S /TESTSIGNING $all $log" 11
+says 'BitLocker'
+rm "$system/manage-bde.exe"
+# Another setup runs.
+hold busy 'Global\Xen PV drivers setup'
+expect "C:\\installer.exe /S /TESTSIGNING $all $log" 14
+says 'another setup runs'
+release
 # Another suite.
 expect 'reg add HKLM\System\CurrentControlSet\Services\xenbus /v ImagePath /d system32\drivers\xenbus.sys /f' 0
 expect "C:\\installer.exe /S /TESTSIGNING $all $log" 6
@@ -93,6 +137,17 @@ grep -q '"GPLPV"' "$system/bcd.json" || fail 'there is no entry with GPLPV'
 grep -q '^/copy {.*} /d Windows 10 (Xen PV drivers)$' "$system/bcd.log" || fail 'bcdedit was not asked for a copy'
 expect '"C:\Program Files\Xen PV\setup.exe" status' 0
 
+# A program that somebody has open: named, and the same installer goes on when it is closed.
+printf x >>"$root/xentool.exe"
+hold hold 'C:\Program Files\Xen PV\xentool.exe'
+rm -f "$drive/setup.log"
+expect "C:\\installer.exe /S /TESTSIGNING $all $log" 10
+says 'xentool.exe'
+release
+expect '"C:\Program Files\Xen PV\setup.exe" status' 9
+expect "C:\\installer.exe /S /TESTSIGNING $all $log" 3010
+expect '"C:\Program Files\Xen PV\setup.exe" status' 0
+
 # Half of it is lost; the same installer makes it whole, with the records of the first.
 rm "$root/shutdownmon.exe" "$root/setup.exe" "$root/drivers/xenpci/xenpci.sys"
 sed -i 's/"complete": true/"complete": false/' "$root/manifest.json"
@@ -110,11 +165,19 @@ sed -i 's/^  "version": "[0-9.]*"/  "version": "99.0.0"/' "$root/manifest.json"
 expect "C:\\installer.exe /S /TESTSIGNING $all $log" 8
 sed -i 's/"99.0.0"/"0.1.0"/' "$root/manifest.json"
 rm -r "$drive/damaged"
+# The record of changes is damaged: nobody guesses.
+cp "$root/manifest.json" "$drive/one.json"
+printf '{' >"$root/manifest.json"
+expect "C:\\installer.exe /S /TESTSIGNING $all $log" 12
+expect "C:\\installer.exe /S /UNINSTALL $log" 12
+cp "$drive/one.json" "$root/manifest.json"
+cp "$root/setup.exe" "$drive/one.exe"
 
 expect "C:\\installer.exe /S /UNINSTALL $log" 3010
 snapshot >"$WINEPREFIX/after"
 diff "$WINEPREFIX/before" "$WINEPREFIX/after" || fail 'uninstalling left something'
 expect "C:\\installer.exe /S /UNINSTALL $log" 0
+for command in status repair; do expect "C:\\one.exe $command" 9; done
 
 # By the uninstaller that Windows lists. It goes on as a copy of itself, so it is started as one here.
 expect "C:\\installer.exe /S /TESTSIGNING $all $log" 3010

@@ -33,7 +33,8 @@ use state::{Switches, Tries};
 pub const GOOD_AFTER: Duration = Duration::from_secs(75);
 /// How often the devices are looked at after that.
 pub const LOOK_AGAIN: Duration = Duration::from_mins(1);
-/// How often the drivers of the other kind of boot are kept startable until then: that kind may be the next.
+/// How often the drivers of the other kind of boot are kept startable: Windows may put them off at any time, and write that to
+/// the disk, and that kind of boot may be the next.
 const STARTABLE_EVERY: Duration = Duration::from_secs(3);
 /// Looks that are left out after something was refused: an administrator may put it right.
 const REST: u32 = 15;
@@ -89,16 +90,26 @@ impl<'a, R: Registry + ?Sized, T: Tool + ?Sized> Keeper<'a, R, T> {
 
     /// Keeps the drivers startable that the other kind of boot needs. At the service's start, at its stop, and in between:
     /// Windows may put them off at any time.
-    pub fn keep_startable(&self) {
+    /// Each line is said once in a run.
+    pub fn keep_startable(&mut self) {
+        let mut cleared = false;
         for driver in overrides::DRIVERS {
             match overrides::clear(self.registry, driver) {
-                Ok(true) => (self.note)(Level::Information, &format!("{driver} is startable at boot again")),
+                Ok(true) => {
+                    cleared = true;
+                    self.say(Level::Information, format!("{driver} is startable at boot again"));
+                }
                 Ok(false) => {}
-                Err(error) => (self.note)(
+                Err(error) => self.say(
                     Level::Warning,
-                    &format!("{driver} cannot be kept startable at boot: {error}; an emulated boot may need it"),
+                    format!("{driver} cannot be kept startable at boot: {error}; an emulated boot may need it"),
                 ),
             }
+        }
+        // The next boot may be sooner than Windows writes by itself.
+        if let Err(error) = if cleared { self.registry.flush() } else { Ok(()) } {
+            let text = format!("what is startable at boot again cannot be written to the disk: {error}");
+            self.say(Level::Warning, text);
         }
     }
 
@@ -106,24 +117,26 @@ impl<'a, R: Registry + ?Sized, T: Tool + ?Sized> Keeper<'a, R, T> {
     /// xenstore for one look, so that nothing is held open in between. `carry` has the network settings go along to the cards
     /// of the other kind of boot: at the start, before anything is armed, and at the end.
     pub fn keep<N: Nodes>(&mut self, wait: &impl Wait, connect: impl Fn() -> io::Result<N>, carry: &Carry<'_>) {
-        let (mut up, mut looked) = (Duration::ZERO, false);
+        let (mut up, mut next_look, mut looked) = (Duration::ZERO, GOOD_AFTER, false);
         self.keep_startable();
         self.carry(carry);
         let end = loop {
             self.keep_startable();
-            let pause = if up < GOOD_AFTER { STARTABLE_EVERY } else { LOOK_AGAIN };
-            if let Some(end) = wait.wait(pause) {
+            if let Some(end) = wait.wait(STARTABLE_EVERY) {
                 break end;
             }
-            up += pause;
-            if up >= GOOD_AFTER {
+            up += STARTABLE_EVERY;
+            if up >= next_look {
+                // Before anything else that is written to the disk, and would take along what Windows put off meanwhile.
+                self.keep_startable();
                 if !looked {
                     self.carry(carry);
                 }
                 self.look(&connect);
-                looked = true;
+                (next_look, looked) = (up + LOOK_AGAIN, true);
             }
         };
+        self.keep_startable();
         self.carry(carry);
         // An orderly shutdown shows a good boot as well as the time does.
         if end == End::Shutdown && !looked {
@@ -236,6 +249,7 @@ impl<'a, R: Registry + ?Sized, T: Tool + ?Sized> Keeper<'a, R, T> {
 /// # Errors
 /// The registry cannot be written.
 pub fn ask<R: Registry + ?Sized>(registry: &R) -> io::Result<()> {
+    overrides::clear_all(registry)?;
     state::forget(registry)?;
     Switches::set_arm(registry, true)
 }
@@ -245,6 +259,7 @@ pub fn ask<R: Registry + ?Sized>(registry: &R) -> io::Result<()> {
 /// # Errors
 /// The registry or the boot configuration cannot be written.
 pub fn disarm<R: Registry + ?Sized, T: Tool + ?Sized>(registry: &R, tool: &T) -> Result<(), Error> {
+    overrides::clear_all(registry).map_err(Error::Memory)?;
     Switches::set_arm(registry, false).map_err(Error::Memory)?;
     stand_down(registry, tool)
 }
@@ -255,6 +270,7 @@ pub fn disarm<R: Registry + ?Sized, T: Tool + ?Sized>(registry: &R, tool: &T) ->
 /// # Errors
 /// The registry or the boot configuration cannot be written.
 pub fn stand_down<R: Registry + ?Sized, T: Tool + ?Sized>(registry: &R, tool: &T) -> Result<(), Error> {
+    overrides::clear_all(registry).map_err(Error::Memory)?;
     state::set_armed(registry, false, false).map_err(Error::Memory)?;
     let record = Kept(registry).record().map_err(Error::Memory)?;
     if let Some(entry) = record.and_then(|record| record.paravirtual) {

@@ -14,6 +14,9 @@ pub const DRIVERS: [&str; 7] = ["storahci", "pciide", "intelide", "atapi", "stor
 
 /// Takes a driver's override away. Whether there was one that kept it from starting at boot.
 ///
+/// It is not on the disk when this returns. Flushed after each driver, the overrides of those that come later would get there
+/// too, and a power cut in between would leave an emulated boot without its driver.
+///
 /// # Errors
 /// The registry cannot be read or written.
 pub fn clear<R: Registry + ?Sized>(registry: &R, driver: &str) -> io::Result<bool> {
@@ -22,7 +25,17 @@ pub fn clear<R: Registry + ?Sized>(registry: &R, driver: &str) -> io::Result<boo
         return Ok(false);
     }
     registry.remove_key(&key)?;
-    // The next boot may be sooner than Windows writes by itself.
-    registry.flush()?;
     Ok(true)
+}
+
+/// Takes all overrides away. It is on the disk when this returns.
+///
+/// # Errors
+/// The registry cannot be read or written.
+pub fn clear_all<R: Registry + ?Sized>(registry: &R) -> io::Result<()> {
+    let mut cleared = false;
+    for driver in DRIVERS {
+        cleared |= clear(registry, driver)?;
+    }
+    if cleared { registry.flush() } else { Ok(()) }
 }

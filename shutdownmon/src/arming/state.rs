@@ -37,12 +37,13 @@ impl Switches {
         })
     }
 
-    /// Switches arming.
+    /// Switches arming. It is on the disk when this returns.
     ///
     /// # Errors
     /// The registry cannot be written.
     pub fn set_arm<R: Registry + ?Sized>(registry: &R, arm: bool) -> io::Result<()> {
-        registry.set_number(PARAMETERS, "Arm", arm.into())
+        registry.set_number(PARAMETERS, "Arm", arm.into())?;
+        registry.flush()
     }
 }
 

@@ -70,9 +70,7 @@ pub fn arm(system: &Windows) -> anyhow::Result<ExitCode> {
     arming::ask(&SystemRegistry)?;
     let (programs, drive) = (Programs::of_windows(), system_drive());
     let note = |level, text: &str| system.note(level, text);
-    let mut keeper = Keeper::new(&SystemRegistry, &programs, &drive, &note);
-    keeper.keep_startable();
-    keeper.look(Xenstore::open);
+    Keeper::new(&SystemRegistry, &programs, &drive, &note).look(Xenstore::open);
     print_status()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -105,7 +105,11 @@ pub fn run(file: Option<PathBuf>) -> anyhow::Result<ExitCode> {
         root: root.into(),
         client: Client::open().map_err(|error| error.to_string()),
     };
-    let missing = collect::write(&source, out).with_context(|| format!("cannot write {}", file.display()))?;
+    let missing = collect::write(&source, out).inspect_err(|_| {
+        // Half a report is none.
+        let _ = std::fs::remove_file(&file);
+    });
+    let missing = missing.with_context(|| format!("cannot write {}", file.display()))?;
     for line in missing {
         println!("not in it: {line}");
     }

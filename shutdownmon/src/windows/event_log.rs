@@ -11,15 +11,12 @@ use windows_sys::Win32::System::EventLog::{
 };
 
 use super::service::NAME;
+use crate::event_text::event_text;
 
 /// Below it every source of the application log has a key.
 const SOURCES: &str = r"SYSTEM\CurrentControlSet\Services\EventLog\Application";
 /// A message file of Windows whose messages 0 to 65535 are nothing but `%1`.
 const MESSAGES: &str = r"%SystemRoot%\Microsoft.NET\Framework64\v4.0.30319\EventLogMessages.dll";
-
-/// Most UTF-16 units of a text; a longer one would not be written at all.
-/// <https://learn.microsoft.com/windows/win32/api/winbase/nf-winbase-reporteventw>
-const LONGEST: usize = 31_000;
 
 /// An open source.
 pub struct EventLog(HANDLE);
@@ -48,8 +45,7 @@ impl EventLog {
             Level::Warning => (EVENTLOG_WARNING_TYPE, 2),
             Level::Information => (EVENTLOG_INFORMATION_TYPE, 1),
         };
-        let text = text.encode_utf16().filter(|unit| *unit != 0).take(LONGEST);
-        let text: Vec<u16> = text.chain([0]).collect();
+        let text = event_text(text);
         let parts = [text.as_ptr()];
         // SAFETY: the handle is open; the one string ends with a NUL and outlives the call. An event that cannot be
         // written has nowhere to be told.

@@ -37,7 +37,8 @@ const RESTARTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10)
 
 define_windows_service!(entry, entered);
 
-fn is(error: &windows_service::Error, code: u32) -> bool {
+/// Whether Windows answered with that error.
+pub(super) fn is(error: &windows_service::Error, code: u32) -> bool {
     let windows_service::Error::Winapi(error) = error else { return false };
     error.raw_os_error() == Some(code.cast_signed())
 }

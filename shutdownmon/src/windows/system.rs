@@ -4,18 +4,25 @@ use std::io;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, bail};
 use bootcfg::process;
 use shutdownmon_core::{Adapter, Facts, Level, Shutdown, System};
 use windows_registry::LOCAL_MACHINE;
-use windows_sys::Win32::Foundation::{CloseHandle, ERROR_NOT_ALL_ASSIGNED, GetLastError, HANDLE, LUID};
+use windows_service::service::{ServiceAccess, ServiceState};
+use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
+use windows_sys::Win32::Foundation::{
+    CloseHandle, ERROR_NOT_ALL_ASSIGNED, ERROR_SERVICE_ALREADY_RUNNING, ERROR_SHUTDOWN_IS_SCHEDULED, GetLastError,
+    HANDLE, LUID,
+};
 use windows_sys::Win32::Security::{
     AdjustTokenPrivileges, LUID_AND_ATTRIBUTES, LookupPrivilegeValueW, SE_PRIVILEGE_ENABLED, TOKEN_ADJUST_PRIVILEGES,
     TOKEN_PRIVILEGES, TOKEN_QUERY,
 };
 use windows_sys::Win32::System::Shutdown::{
-    InitiateSystemShutdownExW, SHTDN_REASON_FLAG_PLANNED, SHTDN_REASON_MAJOR_OTHER, SHTDN_REASON_MINOR_OTHER,
+    AbortSystemShutdownW, InitiateSystemShutdownExW, SHTDN_REASON_FLAG_PLANNED, SHTDN_REASON_MAJOR_OTHER,
+    SHTDN_REASON_MINOR_OTHER,
 };
 use windows_sys::Win32::System::SystemInformation::{
     COMPUTER_NAME_FORMAT, ComputerNameDnsDomain, ComputerNameDnsHostname, GetComputerNameExW, GlobalMemoryStatusEx,
@@ -24,6 +31,7 @@ use windows_sys::Win32::System::SystemInformation::{
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 
 use super::event_log::EventLog;
+use super::service::is;
 
 /// Where Windows says which it is.
 const VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
@@ -33,7 +41,9 @@ const WINDOWS_11: u32 = 22_000;
 const MESSAGE: &str = "The host has asked this computer to go down.";
 /// How long he reads it, in seconds.
 const NOTICE: u32 = 5;
-/// How long the time service may take to hear that the clock is to be set.
+/// The service that sets the clock. Windows itself runs it only now and then where the computer is in no domain.
+const TIME_SERVICE: &str = "W32Time";
+/// How long the time service may take to start, and to hear that the clock is to be set.
 const CLOCK_LIMIT: Duration = Duration::from_secs(30);
 
 /// The Windows that this runs on.
@@ -101,6 +111,36 @@ fn allow_shutdown() -> io::Result<()> {
     Ok(())
 }
 
+/// Has Windows go down in [`NOTICE`] seconds.
+fn initiate(how: Shutdown) -> io::Result<()> {
+    let message = wide(MESSAGE);
+    let reason = SHTDN_REASON_MAJOR_OTHER | SHTDN_REASON_MINOR_OTHER | SHTDN_REASON_FLAG_PLANNED;
+    let restart = i32::from(how == Shutdown::Reboot);
+    // Programs with unsaved work are closed: the administrator of the host has decided.
+    // SAFETY: the message ends with a NUL and outlives the call; a null name is this computer.
+    check(unsafe { InitiateSystemShutdownExW(std::ptr::null(), message.as_ptr(), NOTICE, 1, restart, reason) })
+}
+
+/// Has the time service run: it alone sets the clock.
+fn start_time_service() -> anyhow::Result<()> {
+    let manager = ServiceManager::local_computer(None::<&str>, ServiceManagerAccess::CONNECT)?;
+    let access = ServiceAccess::START | ServiceAccess::QUERY_STATUS;
+    let service = manager.open_service(TIME_SERVICE, access).context(TIME_SERVICE)?;
+    let until = Instant::now() + CLOCK_LIMIT;
+    let mut asked = false;
+    loop {
+        match service.query_status().context(TIME_SERVICE)?.current_state {
+            ServiceState::Running => return Ok(()),
+            ServiceState::Stopped if !asked => match service.start::<&str>(&[]) {
+                Err(error) if !is(&error, ERROR_SERVICE_ALREADY_RUNNING) => return Err(error).context(TIME_SERVICE),
+                _ => asked = true,
+            },
+            state if Instant::now() > until => bail!("{TIME_SERVICE} is still {state:?}"),
+            _ => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
 fn computer_name(format: COMPUTER_NAME_FORMAT) -> String {
     let mut buffer = [0; 256];
     let mut length = buffer.len() as u32;
@@ -145,12 +185,16 @@ fn adapters() -> Vec<Adapter> {
 impl System for Windows {
     fn shut_down(&self, how: Shutdown) -> io::Result<()> {
         allow_shutdown()?;
-        let message = wide(MESSAGE);
-        let reason = SHTDN_REASON_MAJOR_OTHER | SHTDN_REASON_MINOR_OTHER | SHTDN_REASON_FLAG_PLANNED;
-        let restart = i32::from(how == Shutdown::Reboot);
-        // Programs with unsaved work are closed: the administrator of the host has decided.
-        // SAFETY: the message ends with a NUL and outlives the call; a null name is this computer.
-        check(unsafe { InitiateSystemShutdownExW(std::ptr::null(), message.as_ptr(), NOTICE, 1, restart, reason) })
+        let scheduled = Some(ERROR_SHUTDOWN_IS_SCHEDULED.cast_signed());
+        match initiate(how) {
+            // Somebody ordered one for later, and Windows keeps one order. The host's counts.
+            Err(error) if error.raw_os_error() == scheduled => {
+                // SAFETY: a null name is this computer.
+                check(unsafe { AbortSystemShutdownW(std::ptr::null()) })?;
+                initiate(how)
+            }
+            outcome => outcome,
+        }
     }
 
     fn facts(&self) -> Facts {
@@ -167,6 +211,7 @@ impl System for Windows {
     }
 
     fn set_clock(&self) -> io::Result<()> {
+        start_time_service().map_err(|error| io::Error::other(format!("{error:#}")))?;
         let root = std::env::var_os("SystemRoot").ok_or_else(|| io::Error::other("SystemRoot is not set"))?;
         let program = PathBuf::from(root).join(r"System32\w32tm.exe");
         let output = process::output(Command::new(program).args(["/resync", "/nowait"]), CLOCK_LIMIT)?;

@@ -637,7 +637,8 @@ fn random_message(ctx: &mut Ctx<'_>) -> Vec<u8> {
 fn fuzz(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
     let link = link()?;
     let mut files: Vec<Option<UserFile>> = (0..4).map(|_| None).collect();
-    for number in 0..FUZZ {
+    let mut number = 0;
+    while number < FUZZ {
         let place = ctx.rng.random_range(0..files.len());
         let Some(file) = &files[place] else {
             let opened = UserFile::open(&link, GENERIC_READ | GENERIC_WRITE, Token::System);
@@ -646,6 +647,8 @@ fn fuzz(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
             continue;
         };
         let bytes = random_message(ctx);
+        number += 1;
+        ctx.count("messages", 1);
         match file.write(&bytes) {
             Ok(_) => ctx.count("messages taken", 1),
             Err(STATUS_INVALID_PARAMETER) => ctx.count("messages refused", 1),
@@ -677,6 +680,7 @@ fn fuzz(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
     }
     drop(program);
     driver_is_well(ctx)?;
+    ctx.want("messages", FUZZ);
     ctx.want("messages taken", FUZZ / 10);
     ctx.want("messages refused", FUZZ / 20);
     ctx.want("handles", FUZZ / 2_000);
