@@ -13,6 +13,7 @@ mod machine;
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -27,8 +28,14 @@ use machine::{Clock, Machine};
 
 /// Seconds from QEMU's start until dom0's toolstack must be there. It takes 12 on an idle machine.
 const BOOT_LIMIT: u64 = 180;
-/// Seconds that a run may take: the default cases take a quarter of it on an idle machine.
+/// Seconds that a run may take: the default cases take less than a quarter of it on an idle machine.
 const TIMEOUT: u64 = 1800;
+/// As [`TIMEOUT`], where all cases are run.
+const FULL_TIMEOUT: u64 = 3 * TIMEOUT;
+/// Fewer cases than these are not worth a second machine, whose start takes as long as one or two of them.
+const CASES_A_MACHINE: usize = 5;
+/// Most machines at once, whatever the host has: each takes 1.5 GiB.
+const MOST_MACHINES: usize = 4;
 /// Free bytes that a run needs below `target/`.
 const RUN_BYTES: u64 = 300 << 20;
 /// Fewer free bytes than these end it: QEMU writes its console no more then.
@@ -57,9 +64,12 @@ pub struct Args {
     /// Leave dom0 running when the cases are done
     #[arg(long)]
     keep: bool,
-    /// Seconds that the whole run may take
-    #[arg(long, default_value_t = TIMEOUT)]
-    timeout: u64,
+    /// Seconds that the whole run may take [default: 1800, or 5400 with --full]
+    #[arg(long)]
+    timeout: Option<u64>,
+    /// Machines at once, the cases dealt out among them [default: one a processor, if there are cases enough]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=16))]
+    machines: Option<u64>,
     /// Seed of every case
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -80,11 +90,27 @@ impl Args {
             config: None,
             drivers: None,
             keep: false,
-            timeout: TIMEOUT,
+            timeout: None,
+            machines: None,
             seed: 1,
             json: None,
             comparison: bench::Options::default(),
         }
+    }
+
+    /// Seconds that the whole run may take.
+    fn timeout(&self) -> u64 {
+        self.timeout.unwrap_or(if self.full { FULL_TIMEOUT } else { TIMEOUT })
+    }
+
+    /// How many machines so many cases are dealt out among.
+    fn machines(&self, cases: usize) -> usize {
+        let wanted = self.machines.and_then(|wanted| usize::try_from(wanted).ok()).unwrap_or_else(|| {
+            let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+            (cases / CASES_A_MACHINE).min(processors).min(MOST_MACHINES)
+        });
+        // What is left running is one.
+        if self.keep { 1 } else { wanted.clamp(1, cases.max(1)) }
     }
 }
 
@@ -212,7 +238,8 @@ pub fn run_default() -> anyhow::Result<(usize, usize)> {
 fn run_cases(args: &Args, chosen: &[Case]) -> anyhow::Result<Vec<Outcome>> {
     let target = workspace::root().join("target");
     packages::ensure(&[&packages::QEMU])?;
-    need_space(&target.join("lab"), RUN_BYTES)?;
+    let hands = deal(chosen, args.machines(chosen.len()));
+    need_space(&target.join("lab"), RUN_BYTES * hands.len() as u64)?;
     let drivers = args.drivers.clone().unwrap_or_else(|| target.join("dist/x64"));
     let alone = one_at_a_time(&target.join("lab"))?;
     let image = image::make()?;
@@ -222,13 +249,42 @@ fn run_cases(args: &Args, chosen: &[Case]) -> anyhow::Result<Vec<Outcome>> {
         foreign::build_all(&foreign::folder())?;
     }
     let folder = run_folder(&target.join("lab"))?;
-    stage(args, chosen, &drivers, &programs, &folder)?;
+    let mut runs = Vec::new();
+    for (number, cases) in hands.into_iter().enumerate() {
+        let folder = if number == 0 { folder.clone() } else { folder.join(format!("machine-{}", number + 1)) };
+        stage(args, &cases, &drivers, &programs, &folder)?;
+        runs.push((folder, cases));
+    }
     drop(alone);
-    println!("== lab: {} cases, everything of the run in {}", chosen.len(), workspace::relative(&folder));
+    let (cases, machines) = (chosen.len(), runs.len());
+    println!("== lab: {cases} cases on {machines} machines, everything of the run in {}", workspace::relative(&folder));
     let symbols = Symbols::new(&drivers).and(&foreign::folder());
-    let mut machine = Machine::start(&image, &folder, args.keep, Clock::Host)?;
+    std::thread::scope(|scope| {
+        let run = |(folder, cases): &(PathBuf, Vec<&Case>)| run_machine(args, cases, &image, folder, &symbols);
+        let threads: Vec<_> = runs.iter().map(|part| scope.spawn(move || run(part))).collect();
+        let ended = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("the lab's thread died")));
+        // Every machine's end is waited for, whatever became of the others.
+        let ended: Vec<anyhow::Result<Vec<Outcome>>> = ended.collect();
+        Ok(ended.into_iter().collect::<anyhow::Result<Vec<_>>>()?.concat())
+    })
+}
+
+/// Deals the cases out among machines, in turn, since neighbours on the list take about the same time.
+fn deal(cases: &[Case], machines: usize) -> Vec<Vec<&Case>> {
+    (0..machines).map(|first| cases.iter().skip(first).step_by(machines).collect()).collect()
+}
+
+/// Runs some of the cases, one after the other, in one machine. `folder` is staged.
+fn run_machine(
+    args: &Args,
+    cases: &[&Case],
+    image: &Path,
+    folder: &Path,
+    symbols: &Symbols,
+) -> anyhow::Result<Vec<Outcome>> {
+    let mut machine = Machine::start(image, folder, args.keep, Clock::Host)?;
     let mut progress = Progress::default();
-    let early = follow(&mut machine, &mut progress, chosen, args, &symbols)?;
+    let early = follow(&mut machine, &mut progress, cases, args, symbols)?;
     if let Some(why) = &early {
         println!("{why}");
         for line in machine.tail(25) {
@@ -245,20 +301,20 @@ fn run_cases(args: &Args, chosen: &[Case]) -> anyhow::Result<Vec<Outcome>> {
     } else {
         machine.stop();
     }
-    collect(&folder, args.keep);
-    progress.write_consoles(&folder)?;
+    collect(folder, args.keep);
+    progress.write_consoles(folder)?;
     if let Some(why) = early.as_ref().filter(|_| progress.outcomes().is_empty()) {
         bail!("the lab stopped before the first result: {why}");
     }
-    let names: Vec<String> = chosen.iter().map(|case| case.name.clone()).collect();
+    let names: Vec<String> = cases.iter().map(|case| case.name.clone()).collect();
     let printed = progress.outcomes().len();
     let left = std::fs::read_to_string(folder.join("results")).unwrap_or_default();
     progress.finish(&names, &left, early.as_deref().unwrap_or("the console ended"));
     for name in progress.outcomes()[printed..].iter().map(|outcome| outcome.name.clone()).collect::<Vec<_>>() {
-        judge(&mut progress, chosen, &name, &symbols);
+        judge(&mut progress, cases, &name, symbols);
     }
     for outcome in &progress.outcomes()[printed..] {
-        report(outcome);
+        report(outcome, &[]);
     }
     Ok(progress.into_outcomes())
 }
@@ -307,7 +363,13 @@ fn need_space(folder: &Path, bytes: u64) -> anyhow::Result<()> {
 }
 
 /// Puts what dom0 needs into the archive that it unpacks.
-fn stage(args: &Args, cases: &[Case], drivers: &Path, programs: &guest::Programs, folder: &Path) -> anyhow::Result<()> {
+fn stage(
+    args: &Args,
+    cases: &[&Case],
+    drivers: &Path,
+    programs: &guest::Programs,
+    folder: &Path,
+) -> anyhow::Result<()> {
     let stage = folder.join("stage");
     std::fs::create_dir_all(&stage)?;
     std::fs::copy(&programs.guest, stage.join("guest"))?;
@@ -352,7 +414,7 @@ fn tar(folder: &Path, file: &Path, more: Option<(&Path, &str)>) -> anyhow::Resul
 fn follow(
     machine: &mut Machine,
     progress: &mut Progress,
-    cases: &[Case],
+    cases: &[&Case],
     args: &Args,
     symbols: &Symbols,
 ) -> anyhow::Result<Option<String>> {
@@ -364,12 +426,8 @@ fn follow(
         for line in machine.lines()? {
             let Some(name) = progress.line(&line).map(|outcome| outcome.name.clone()) else { continue };
             let Some(outcome) = judge(progress, cases, &name, symbols) else { continue };
-            report(&outcome);
-            if !outcome.passed {
-                for line in progress.guest_lines(&outcome.name, 25) {
-                    println!("    | {}", symbols.resolve(line));
-                }
-            }
+            let last = if outcome.passed { Vec::new() } else { progress.guest_lines(&outcome.name, 25) };
+            report(&outcome, &last.iter().map(|line| symbols.resolve(line)).collect::<Vec<_>>());
         }
         let all = progress.outcomes().len() == cases.len();
         if all && (args.keep || ended.is_some()) {
@@ -379,8 +437,8 @@ fn follow(
             return Ok(Some(format!("QEMU ended ({status}) while {}", progress.step())));
         }
         let spent = start.elapsed();
-        if spent > Duration::from_secs(args.timeout) {
-            return Ok(Some(format!("killed after {} s while {}", args.timeout, progress.step())));
+        if spent > Duration::from_secs(args.timeout()) {
+            return Ok(Some(format!("killed after {} s while {}", args.timeout(), progress.step())));
         }
         if !progress.is_ready() && spent > Duration::from_secs(BOOT_LIMIT) {
             return Ok(Some(format!("dom0 is not there after {BOOT_LIMIT} s; killed while {}", progress.step())));
@@ -397,7 +455,7 @@ fn follow(
 }
 
 /// Of a guest that was to crash, and did as the agent says: what its console says of it is the rest of the verdict.
-fn judge(progress: &mut Progress, cases: &[Case], name: &str, symbols: &Symbols) -> Option<Outcome> {
+fn judge(progress: &mut Progress, cases: &[&Case], name: &str, symbols: &Symbols) -> Option<Outcome> {
     if let Some(crash) = cases.iter().find(|case| case.name == name).and_then(|case| case.crash.as_ref()) {
         let verdict = crash.judge(&progress.guest_lines(name, usize::MAX), symbols);
         progress.add(name, verdict.map_err(|error| format!("{error:#}")));
@@ -405,12 +463,13 @@ fn judge(progress: &mut Progress, cases: &[Case], name: &str, symbols: &Symbols)
     progress.outcomes().iter().find(|outcome| outcome.name == name).cloned()
 }
 
-fn report(outcome: &Outcome) {
+/// Prints a result, with the guest's last lines where there are any. In one piece, since other machines print theirs.
+fn report(outcome: &Outcome, last: &[String]) {
     let verdict = if outcome.passed { "ok" } else { "FAILED" };
-    println!("{:<28} {verdict} ({:.0} s) {}", outcome.name, outcome.seconds, outcome.text);
-    for note in &outcome.notes {
-        println!("    {note}");
-    }
+    let first = format!("{:<28} {verdict} ({:.0} s) {}\n", outcome.name, outcome.seconds, outcome.text);
+    let notes = outcome.notes.iter().map(|note| format!("    {note}\n"));
+    let last = last.iter().map(|line| format!("    | {line}\n"));
+    print!("{}", std::iter::once(first).chain(notes).chain(last).collect::<String>());
 }
 
 /// Unpacks what dom0 left on the disk for results, and drops what is no evidence.
@@ -444,6 +503,27 @@ mod tests {
     fn the_list_of_cases_is_readable() {
         let cases = cases().expect("the list");
         assert!(cases.iter().any(|case| case.default && case.seconds > 0));
+    }
+
+    #[test]
+    fn every_case_is_dealt_to_one_machine() {
+        let cases = cases().expect("the list");
+        for machines in 1..4 {
+            let hands = deal(&cases, machines);
+            let mut names: Vec<&str> = hands.iter().flatten().map(|case| case.name.as_str()).collect();
+            names.sort_unstable();
+            let mut all: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+            all.sort_unstable();
+            assert_eq!((hands.len(), names), (machines, all));
+        }
+    }
+
+    #[test]
+    fn no_machine_is_without_a_case() {
+        let three = Args { machines: Some(3), ..Args::plain() };
+        assert_eq!([1, 2, 9].map(|cases| three.machines(cases)), [1, 2, 3]);
+        assert_eq!(Args { keep: true, ..three }.machines(9), 1);
+        assert_eq!(Args::plain().machines(CASES_A_MACHINE), 1);
     }
 
     #[test]
@@ -484,9 +564,9 @@ mod tests {
         command.args(["-c", script]).current_dir(folder);
         let mut machine = Machine::spawn(&mut command, folder).expect("sh starts");
         let mut progress = Progress::default();
-        let args = Args { timeout, ..Args::plain() };
-        let early =
-            follow(&mut machine, &mut progress, cases, &args, &Symbols::new(folder)).expect("the console is readable");
+        let args = Args { timeout: Some(timeout), ..Args::plain() };
+        let early = follow(&mut machine, &mut progress, &deal(cases, 1)[0], &args, &Symbols::new(folder))
+            .expect("it is readable");
         (early, progress, machine)
     }
 

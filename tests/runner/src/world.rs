@@ -6,7 +6,7 @@ use process::Ctx;
 use suites::Failure;
 use suites::case::Fault as PlannedFault;
 use suites::network::Network;
-use suites::world::{DiskSpec, DiskStats, Hostile, World, XenStats};
+use suites::world::{Backend, DiskSpec, DiskStats, Hostile, World, XenStats};
 use xen_model::{DiscardOptions, Disk, DiskOptions, HostilePlan, JournalEntry, MemoryBacking, Xen};
 
 /// `HYPERVISOR_memory_op` with `XENMEM_decrease_reservation`.
@@ -21,6 +21,9 @@ pub struct ModelWorld<'c> {
     fault: Option<PlannedFault>,
 }
 
+/// Nanoseconds for which a busy dom0 keeps blkback's thread from asking to be told of more: longer than a request takes.
+const BUSY_NS: u64 = 100_000;
+
 /// The virtual device number of a disk.
 fn vdev(index: u32) -> u32 {
     suites::guest::vdev(index)
@@ -28,16 +31,22 @@ fn vdev(index: u32) -> u32 {
 
 /// The model's disk of a suite's specification.
 pub fn attach(xen: &mut Xen, spec: &DiskSpec) {
-    let mut options = DiskOptions::new(vdev(spec.index));
+    let mut options = match spec.backend {
+        Backend::Blkback => DiskOptions::new(vdev(spec.index)),
+        Backend::BusyBlkback => DiskOptions { arm_ns: BUSY_NS, ..DiskOptions::new(vdev(spec.index)) },
+        Backend::Qdisk => DiskOptions::qdisk(vdev(spec.index)),
+    };
     options.read_only = spec.read_only;
     options.sector_size = spec.sector_size;
     options.physical_sector_size = Some(spec.physical_sector_size);
     options.cdrom = spec.cdrom;
     options.removable = spec.removable;
     options.max_ring_page_order = spec.max_ring_order;
-    options.max_indirect_segments = (spec.max_indirect > 0).then_some(spec.max_indirect);
     options.flush = spec.flush;
-    options.barrier = spec.barrier;
+    if spec.backend != Backend::Qdisk {
+        options.max_indirect_segments = (spec.max_indirect > 0).then_some(spec.max_indirect);
+        options.barrier = spec.barrier;
+    }
     options.omitted = spec.omitted.to_vec();
     options.discard = spec.discard.then_some(DiscardOptions { granularity: 512, alignment: 0, secure: false });
     xen.attach_disk(xen_model::DiskSpec { options, backing: Box::new(MemoryBacking::new(spec.units)) });
@@ -127,6 +136,7 @@ impl World for ModelWorld<'_> {
                 most_in_flight: stats.max_in_flight as u64,
                 most_segments: stats.max_segments as u64,
                 connections: stats.connects,
+                found: stats.found,
                 grants_mapped: disk.mapped_grants(),
                 grants_permitted: granted.iter().filter(|reference| disk.references().contains(reference)).count()
                     as u64,

@@ -38,6 +38,19 @@ pub struct DiskSpec {
     pub discard: bool,
     /// Keys that the backend never writes.
     pub omitted: &'static [&'static str],
+    /// What serves it.
+    pub backend: Backend,
+}
+
+/// What serves a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Linux's blkback.
+    Blkback,
+    /// The same in a busy dom0: requests are answered before it asks to be told of more.
+    BusyBlkback,
+    /// QEMU's block backend: no indirect requests, no barriers. It asks to be told of more when all is answered.
+    Qdisk,
 }
 
 impl DiskSpec {
@@ -57,6 +70,7 @@ impl DiskSpec {
             barrier: true,
             discard: true,
             omitted: &[],
+            backend: Backend::Blkback,
         }
     }
 }
@@ -82,6 +96,8 @@ pub struct DiskStats {
     pub most_segments: u64,
     /// Handshakes done.
     pub connections: u64,
+    /// How often the backend found requests of which it had not been told.
+    pub found: u64,
     /// Grants of the guest's that this backend has mapped now: ring, data and indirect pages.
     pub grants_mapped: u64,
     /// Of the grant references that this backend ever mapped those that permit access now.

@@ -148,6 +148,74 @@ fn a_discard_is_answered_before_more_is_looked_for() {
 }
 
 #[test]
+fn blkback_may_answer_before_it_asks_to_be_told_of_more() {
+    let (mut guest, _) = attach(1, |o| o.arm_ns = 10 * (o.latency_ns + o.latency_jitter_ns));
+    let mut front = Front::connect(&mut guest, VDEV, 0);
+    guest.settle();
+    front.push(&mut guest, 1, Direction::Read, 0, DATA, 1);
+    assert!(front.ring.publish());
+    guest.send(front.port);
+    let response = loop {
+        if let Some(response) = front.ring.take().expect("sane indices") {
+            break response;
+        }
+        if !guest.xen.step(guest.now) {
+            guest.now = guest.xen.next_deadline_ns().expect("a request in flight");
+        }
+    };
+    assert_eq!(response.id, 1);
+    // The next request is none to tell of: the thread finds it when it goes on.
+    front.push(&mut guest, 2, Direction::Read, 8, DATA, 1);
+    assert!(!front.ring.publish());
+    assert_eq!(front.finish(&mut guest), [(2, 0, 0)]);
+    // At rest it wants to be told again.
+    guest.settle();
+    front.push(&mut guest, 3, Direction::Read, 8, DATA, 1);
+    assert!(front.ring.publish());
+    guest.send(front.port);
+    assert_eq!(front.finish(&mut guest), [(3, 0, 0)]);
+}
+
+#[test]
+fn qdisk_says_everything_first_and_asks_to_be_told_when_all_is_answered() {
+    let (mut guest, _) = attach(1, |o| *o = DiskOptions { order: Order::InOrder, ..DiskOptions::qdisk(VDEV) });
+    guest.settle();
+    let back = guest.read(&format!("device/vbd/{VDEV}/backend")).expect("a backend");
+    assert!(back.contains("/backend/qdisk/"), "{back}");
+    let mut key = |name: &str| guest.read(&format!("{back}/{name}"));
+    assert_eq!(key("state").as_deref(), Ok("2"));
+    for there in ["sectors", "sector-size", "info", "feature-flush-cache", "feature-discard", "max-ring-page-order"] {
+        assert!(key(there).is_ok(), "{there}");
+    }
+    for absent in [
+        "multi-queue-max-queues",
+        "feature-max-indirect-segments",
+        "feature-barrier",
+        "feature-persistent",
+        "discard-secure",
+        "physical-sector-size",
+    ] {
+        assert_eq!(key(absent), Err("ENOENT".to_owned()), "{absent}");
+    }
+    let mut front = Front::connect(&mut guest, VDEV, 0);
+    guest.settle();
+    front.push(&mut guest, 1, Direction::Read, 0, DATA, 1);
+    assert!(front.ring.publish());
+    guest.send(front.port);
+    assert!(guest.xen.step(guest.now), "the request is taken");
+    // It has one in flight, and will look by itself.
+    front.push(&mut guest, 2, Direction::Read, 8, DATA + 1, 1);
+    assert!(!front.ring.publish());
+    assert_eq!(front.finish(&mut guest), [(1, 0, 0), (2, 0, 0)]);
+    guest.settle();
+    // All is answered: it wants to be told.
+    front.push(&mut guest, 3, Direction::Read, 16, DATA, 1);
+    assert!(front.ring.publish());
+    guest.send(front.port);
+    assert_eq!(front.finish(&mut guest), [(3, 0, 0)]);
+}
+
+#[test]
 fn flush_discard_and_indirect() {
     let (mut guest, backing) = attach(1, |_| {});
     let mut front = Front::connect(&mut guest, VDEV, 0);

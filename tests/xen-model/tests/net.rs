@@ -460,6 +460,42 @@ fn frames_wait_for_buffers_and_then_come_in_order() {
 }
 
 #[test]
+fn what_a_full_queue_does_not_take_waits_before_it() {
+    const LEN: usize = 60_000;
+    // 8 of them are less than half a ring of pages, so that a ninth is let in.
+    for (queue_len, wait, dropped) in [(0, 9, 3), (2, 11, 1)] {
+        let mut guest = guest(VifOptions { queue_len, ..VifOptions::new(0) });
+        let mut front = Front::connect(&mut guest, &[]);
+        let before = stats(&guest).dropped_to_guest;
+        front.received(&mut guest);
+        guest.xen.note_deliveries(true);
+        let frame = |n: u8| {
+            let head = [&GUEST_MAC[..], &[2, 0, 0, 0, 0, 1, 0x88, 0xb5, n]].concat();
+            Frame::from_wire([&head[..], &vec![n; LEN - head.len()]].concat())
+        };
+        for n in 0..12 {
+            guest.xen.send_to_vif(0, frame(n));
+        }
+        assert_eq!(guest.xen.vif(0).map(Vif::waiting_to_guest), Some(wait));
+        assert_eq!(stats(&guest).dropped_to_guest - before, dropped);
+        guest.xen.step(guest.now);
+        let given = BUFFERS as usize / LEN.div_ceil(4096);
+        assert_eq!(guest.xen.vif(0).map(Vif::waiting_to_guest), Some(wait - given));
+        let deliveries = guest.xen.take_deliveries();
+        assert_eq!(deliveries.iter().map(|piece| piece.len).sum::<usize>(), given * LEN);
+        assert_eq!(deliveries.iter().map(|piece| piece.at).take(3).collect::<Vec<_>>(), [0, 4096, 8192]);
+        // What waited before the queue is in it now, and there is room again.
+        guest.xen.send_to_vif(0, frame(12));
+        assert_eq!(guest.xen.vif(0).map(Vif::waiting_to_guest), Some(wait - given + 1));
+        assert_eq!(stats(&guest).dropped_to_guest - before, dropped);
+        for first in [0, given] {
+            let seen: Vec<usize> = front.received(&mut guest).iter().map(|f| usize::from(f.bytes[14])).collect();
+            assert_eq!(seen, (first..first + given).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
 fn the_control_ring_steers_packets() {
     let key: Vec<u8> = (0..40).map(|n| n * 5 + 1).collect();
     let mut guest = guest(VifOptions::new(0));

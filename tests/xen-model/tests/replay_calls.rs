@@ -1,5 +1,5 @@
 //! Makes the hypercalls that the drivers made on a real Xen, recorded by the lab, and the requests on a disk's ring; compares
-//! results, what Xen wrote, and the ring's indices with the model's.
+//! results, what Xen wrote, and the ring's indices with the model's. Each recording is the `trace.txt` of a case of the lab.
 
 #[path = "../../lab/guest/src/trace/calls.rs"]
 mod calls;
@@ -10,12 +10,70 @@ use std::collections::HashMap;
 use calls::{CALLS, Call, value};
 use guest::*;
 use xen_abi::blkif::{Command, Direction, Request, Segment, Segments};
-use xen_model::{Config, CpuVendor, DiscardOptions, DiskSpec, MemoryBacking, TestMachine, Xen};
+use xen_model::{Config, CpuVendor, DiskOptions, DiskSpec, MemoryBacking, TestMachine, Xen};
 
-const TRACE: &str = include_str!("traces/one-disk-calls.txt");
-/// `max-ring-page-order` of the recorded disk.
+/// A recording of the lab: the hypercalls of the drivers, and what went over the ring of a disk.
+struct Recording {
+    /// Case of the lab.
+    case: &'static str,
+    text: &'static str,
+    /// The disk that was recorded.
+    disk: fn() -> DiskOptions,
+    /// The least number of hypercalls.
+    hypercalls: usize,
+    /// How often the ring was connected.
+    rings: usize,
+}
+
+const RECORDINGS: [Recording; 5] = [
+    Recording {
+        case: "lab/trace",
+        text: include_str!("traces/one-disk-calls.txt"),
+        disk: blkback,
+        hypercalls: 200,
+        rings: 1,
+    },
+    Recording {
+        case: "lab/trace-line-two-level",
+        text: include_str!("traces/line-two-level-calls.txt"),
+        disk: blkback,
+        hypercalls: 200,
+        rings: 1,
+    },
+    Recording {
+        case: "lab/trace-qdisk",
+        text: include_str!("traces/qdisk-calls.txt"),
+        disk: qdisk,
+        hypercalls: 200,
+        rings: 1,
+    },
+    Recording {
+        case: "lab/trace-cancelled",
+        text: include_str!("traces/cancelled-calls.txt"),
+        disk: blkback,
+        hypercalls: 200,
+        rings: 1,
+    },
+    Recording {
+        case: "lab/trace-restored",
+        text: include_str!("traces/restored-calls.txt"),
+        disk: blkback,
+        hypercalls: 250,
+        rings: 2,
+    },
+];
+
+/// `max-ring-page-order` of the recorded disks.
 const RING_ORDER: u32 = 4;
 const VDEV: u32 = 51776;
+
+fn blkback() -> DiskOptions {
+    DiskOptions::new(VDEV)
+}
+
+fn qdisk() -> DiskOptions {
+    DiskOptions::qdisk(VDEV)
+}
 
 fn number(text: &str) -> u64 {
     let value = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u64::from_str_radix(hex, 16));
@@ -75,6 +133,10 @@ impl Replay {
     fn differs(&mut self, line: &Line<'_>) -> Option<String> {
         let Line { call, input, result, output } = line;
         let given = |name: &str| number(input.get(name).unwrap_or_else(|| panic!("no field {name}")));
+        if call.operation == "shutdown" {
+            // The toolstack's part: 1 is a suspend that it gave up.
+            self.xen.suspend(*result == 1);
+        }
         let mut structure = vec![0; call.bytes];
         for field in call.fields {
             let value = match field.name {
@@ -131,23 +193,28 @@ fn replay(trace: &str) -> (usize, Option<String>) {
 
 #[test]
 fn hypercalls_answer_as_on_xen() {
-    let (count, difference) = replay(TRACE);
-    assert_eq!(difference, None);
-    assert!(count > 200, "{count} hypercalls");
+    for Recording { case, text, hypercalls, .. } in RECORDINGS {
+        let (count, difference) = replay(text);
+        assert_eq!(difference, None, "{case}");
+        assert!(count > hypercalls, "{case}: {count} hypercalls");
+    }
 }
 
 #[test]
 fn a_trace_that_says_otherwise_is_refused() {
-    assert_eq!(replay(TRACE).1, None);
-    for (right, wrong) in [
-        ("gpfn=0x2fb = 0", "gpfn=0x2fb = -22"),
-        ("= 0 nr_frames=0x1", "= 0 nr_frames=0x2"),
-        ("= 0 link_bits=0x11", "= 0"),
-        ("remote_dom=0x0 port=0x0 = 0 port=0x5", "remote_dom=0x0 port=0x0 = 0 port=0x6"),
+    for (case, right, wrong) in [
+        ("lab/trace", "space=0x0 idx=0x0 gpfn=", "space=0x5 idx=0x0 gpfn="),
+        ("lab/trace", "= 0 nr_frames=0x1", "= 0 nr_frames=0x2"),
+        ("lab/trace", "= 0 link_bits=0x11", "= 0"),
+        ("lab/trace", "remote_dom=0x0 port=0x0 = 0 port=0x5", "remote_dom=0x0 port=0x0 = 0 port=0x6"),
+        ("lab/trace-cancelled", "reason=0x2 = 1", "reason=0x2 = 0"),
+        ("lab/trace-restored", "reason=0x2 = 0", "reason=0x2 = 1"),
+        ("lab/trace-restored", "= 0 nr_frames=0x3", "= 0 nr_frames=0x4"),
     ] {
-        assert!(TRACE.contains(right), "the trace has `{right}`");
-        let (_, difference) = replay(&TRACE.replace(right, wrong));
-        assert!(difference.is_some(), "`{wrong}` was not noticed");
+        let text = RECORDINGS.iter().find(|recording| recording.case == case).expect("such a recording").text;
+        assert!(text.contains(right), "{case} has `{right}`");
+        let (_, difference) = replay(&text.replace(right, wrong));
+        assert!(difference.is_some(), "{case}: `{wrong}` was not noticed");
     }
 }
 
@@ -177,50 +244,85 @@ fn indices(guest: &Guest) -> String {
     format!("req_prod={req_prod} rsp_prod={rsp_prod} req_event={req_event} rsp_event={rsp_event}")
 }
 
-/// Lets the host work until it has put one more response on the ring, and not an instant longer.
-fn wait_for_response(guest: &mut Guest, before: u32) {
-    for _ in 0..10_000 {
-        if guest.read_u32((RING << 12) + 8) != before {
-            return;
+/// Suspends the guest, as a line of the trace says that it did.
+fn suspend(guest: &mut Guest, line: &str) {
+    guest.settle();
+    let cancelled = line.ends_with(" = 1");
+    guest.xen.suspend(cancelled);
+    assert_eq!(guest.call(0, SCHED_OP, 2, &2_u32.to_le_bytes(), 0).0, i64::from(cancelled), "{line}");
+    if !cancelled {
+        guest.start();
+    }
+}
+
+/// Replays what went over a disk's ring: rings, requests, and how often the indices were compared.
+fn replay_ring(recording: &Recording) -> Result<(usize, u64, u64), String> {
+    let mut guest = Guest::new(Config::default());
+    guest.xen.attach_disk(DiskSpec { options: (recording.disk)(), backing: Box::new(MemoryBacking::new(8192)) });
+    let mut front = None;
+    let (mut rings, mut requests, mut compared) = (0, 0, 0);
+    for line in recording.text.lines() {
+        if line.starts_with("sched_op shutdown ") {
+            suspend(&mut guest, line);
+            continue;
         }
-        if !guest.xen.step(guest.now) {
-            guest.now = guest.xen.next_deadline_ns().expect("something in flight").max(guest.now);
+        if line == "ring connected" {
+            front = Some(Front::connect(&mut guest, VDEV, RING_ORDER));
+            rings += 1;
+            continue;
+        }
+        let Some(front) = &mut front else { continue };
+        let same = |what: &str, model: &str, real: &str| {
+            let differs = || format!("request {requests}, {what}: model {model}, Xen {real}");
+            if model == real { Ok(()) } else { Err(differs()) }
+        };
+        if let Some(asked) = line.strip_prefix("request ") {
+            requests += 1;
+            let request = request(&mut guest, requests, asked);
+            front.ring.push(&request.encode()).expect("a free slot");
+            if !front.ring.publish() {
+                return Err(format!("{line}: Xen's backend had to be told, the model's not"));
+            }
+        } else if let Some(real) = line.strip_prefix("ring sent ") {
+            same("as sent", &indices(&guest), real)?;
+            compared += 1;
+            guest.send(front.port);
+        } else if let Some(real) = line.strip_prefix("response ") {
+            // The recording waited until dom0 rested, too.
+            guest.settle();
+            let response = front.ring.take().expect("sane indices").expect("a response");
+            assert_eq!(response.id, requests);
+            same("answer", &format!("operation={} status={}", response.operation, response.status), real)?;
+        } else if let Some(real) = line.strip_prefix("ring done ") {
+            assert!(!front.ring.final_check().expect("sane indices"), "a second response");
+            same("done", &indices(&guest), real)?;
+            compared += 1;
         }
     }
-    panic!("no response came");
+    let errors = guest.xen.guest_errors();
+    errors.first().map_or(Ok((rings, requests, compared)), |error| Err(format!("fault with the guest: {error}")))
 }
 
 #[test]
 fn ring_indices_go_as_on_xen() {
-    let mut guest = Guest::new(Config::default());
-    let mut spec = DiskSpec::new(VDEV, MemoryBacking::new(8192));
-    spec.options.discard = Some(DiscardOptions { granularity: 4096, alignment: 0, secure: false });
-    guest.xen.attach_disk(spec);
-    let mut front = Front::connect(&mut guest, VDEV, RING_ORDER);
-    let (mut requests, mut compared) = (0, 0);
-    for line in TRACE.lines() {
-        if let Some(asked) = line.strip_prefix("request ") {
-            // What the backend had left to do after the last response.
-            guest.settle();
-            requests += 1;
-            let request = request(&mut guest, requests, asked);
-            front.ring.push(&request.encode()).expect("a free slot");
-            assert!(front.ring.publish(), "{line}: Xen's backend had to be told, the model's not");
-        } else if let Some(real) = line.strip_prefix("ring sent ") {
-            assert_eq!(indices(&guest), real, "request {requests}, as sent: model, Xen");
-            compared += 1;
-            guest.send(front.port);
-        } else if let Some(real) = line.strip_prefix("response ") {
-            wait_for_response(&mut guest, requests as u32 - 1);
-            let response = front.ring.take().expect("sane indices").expect("a response");
-            let model = format!("operation={} status={}", response.operation, response.status);
-            assert_eq!((response.id, model.as_str()), (requests, real), "request {requests}: model, Xen");
-        } else if let Some(real) = line.strip_prefix("ring done ") {
-            assert!(!front.ring.final_check().expect("sane indices"), "a second response");
-            assert_eq!(indices(&guest), real, "request {requests}, done: model, Xen");
-            compared += 1;
+    for recording in &RECORDINGS {
+        let replayed = replay_ring(recording);
+        assert_eq!(replayed, Ok((recording.rings, 20, 40)), "{}", recording.case);
+    }
+}
+
+#[test]
+fn indices_that_say_otherwise_are_refused() {
+    for (right, wrong) in [
+        ("ring done req_prod=7 rsp_prod=7 req_event=8", "ring done req_prod=7 rsp_prod=7 req_event=7"),
+        ("ring sent req_prod=3 rsp_prod=2", "ring sent req_prod=3 rsp_prod=1"),
+        ("response operation=5 status=0", "response operation=5 status=-2"),
+    ] {
+        for recording in &RECORDINGS {
+            assert!(recording.text.contains(right), "{} has `{right}`", recording.case);
+            let text = recording.text.replace(right, wrong).leak();
+            let replayed = replay_ring(&Recording { text, ..*recording });
+            assert!(replayed.is_err(), "{}: `{wrong}` was not noticed", recording.case);
         }
     }
-    assert_eq!((requests, compared), (20, 40));
-    assert!(guest.xen.guest_errors().is_empty(), "{:?}", guest.xen.guest_errors());
 }

@@ -166,7 +166,7 @@ fn follow(machine: &mut Machine, args: &super::Args) -> anyhow::Result<()> {
         let spent = start.elapsed().as_secs();
         let late = match ended {
             Some(_) => return Ok(()),
-            None if spent > args.timeout => format!("killed after {} s", args.timeout),
+            None if spent > args.timeout() => format!("killed after {} s", args.timeout()),
             None if !progress.is_ready() && spent > BOOT_LIMIT => format!("dom0 is not there after {BOOT_LIMIT} s"),
             None => {
                 std::thread::sleep(Duration::from_millis(200));

@@ -25,6 +25,8 @@ use crate::privcmd;
 const POLL: Duration = Duration::from_millis(2);
 /// Until a guest has booted: Linux's kernel is loaded by the firmware, through a port.
 const BOOT: Duration = Duration::from_mins(5);
+/// How often a guest is made that does not boot. SeaBIOS was seen to hang where it enters the kernel's loader.
+const BOOTS: u32 = 2;
 /// Until a guest found its devices, or answers.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -79,31 +81,59 @@ struct Guest {
 }
 
 impl Guest {
-    /// Makes it, with `load` in its memory, and waits until it asks for work.
-    fn new(name: &'static str, config: &str, load: Option<&Load>, evidence: &Path) -> anyhow::Result<Self> {
+    /// Makes it, with `load` in its memory, and waits until it asks for work. One that does not boot is destroyed and made
+    /// again, which is told to the host and added to `notes`.
+    fn new(
+        name: &'static str,
+        config: &str,
+        load: Option<&Load>,
+        evidence: &Path,
+        notes: &mut String,
+    ) -> anyhow::Result<Self> {
         let file = evidence.join(format!("{name}.cfg"));
         fs::write(&file, format!("name=\"{name}\"\n{config}"))?;
+        let mut boot = 1;
+        loop {
+            let mut guest = Self::make(name, &file, load)?;
+            if guest.report(BOOT)?.is_some() {
+                return Ok(guest);
+            }
+            let (seconds, domain) = (BOOT.as_secs(), guest.domain);
+            let why = format!(
+                "{name} has not booted in {seconds} s, try {boot} of {BOOTS}; its console's lines begin with (d{domain})"
+            );
+            if boot == BOOTS {
+                bail!(why);
+            }
+            drop(guest);
+            run("xl", &["destroy", name]).with_context(|| why.clone())?;
+            println!("lab-bench {why}; made again");
+            notes.extend([&why, "; made again\n"]);
+            boot += 1;
+        }
+    }
+
+    /// Makes it, and lets it begin.
+    fn make(name: &'static str, file: &Path, load: Option<&Load>) -> anyhow::Result<Self> {
         run("xl", &["create", "-p", &file.to_string_lossy()]).with_context(|| format!("{name} cannot be made"))?;
         let domain = run("xl", &["domid", name])?.parse()?;
         if let Some(load) = load {
             load.write(domain)?;
         }
         privcmd::unpause(domain)?;
-        let mut guest = Self { name, domain, mailbox: Mailbox::map(domain)?, request: None };
-        guest.wait(BOOT)?;
-        Ok(guest)
+        Ok(Self { name, domain, mailbox: Mailbox::map(domain)?, request: None })
     }
 
-    /// Waits until the guest asks for the next: its report on what it did.
-    fn wait(&mut self, patience: Duration) -> anyhow::Result<String> {
+    /// Waits until the guest asks for the next: its report on what it did. `None`: it said nothing for so long.
+    fn report(&mut self, patience: Duration) -> anyhow::Result<Option<String>> {
         let end = Instant::now() + patience;
-        loop {
+        while Instant::now() < end {
             if let Some(request) = self.mailbox.poll() {
                 match request.text.split_once(' ') {
                     Some(("bench", report)) => {
                         let report = report.to_owned();
                         self.request = Some(request);
-                        return Ok(report);
+                        return Ok(Some(report));
                     }
                     // Our guest asks for it in every case.
                     _ if request.text == "callback" => {
@@ -113,11 +143,15 @@ impl Guest {
                     _ => bail!("{} says: {}", self.name, request.text),
                 }
             }
-            if Instant::now() > end {
-                bail!("{} does not answer", self.name);
-            }
             std::thread::sleep(POLL);
         }
+        Ok(None)
+    }
+
+    /// The same; silence is an error.
+    fn wait(&mut self, patience: Duration) -> anyhow::Result<String> {
+        let report = self.report(patience)?;
+        report.with_context(|| format!("{} does not answer in {} s", self.name, patience.as_secs()))
     }
 
     fn answer(&mut self, text: &str) -> anyhow::Result<()> {
@@ -275,17 +309,17 @@ pub fn bench(folder: &Path, out: &Path) -> anyhow::Result<()> {
     }
     let load = Load::new(&folder.join("guest"), &folder.join("drivers.tar"))?;
     let [ours, linux] = configurations(folder, &load, plan.net);
+    let mut notes = String::new();
     println!("lab-bench the Linux guest boots");
-    let mut linux = Guest::new("lab-linux", &linux, None, &evidence)?;
+    let mut linux = Guest::new("lab-linux", &linux, None, &evidence, &mut notes)?;
     linux.answer("load xen-blkfront")?;
     let loaded = linux.wait(PATIENCE)?;
     if loaded != "good" {
         bail!("Linux: {loaded}");
     }
     println!("lab-bench our guest boots");
-    let ours = Guest::new("lab", &ours, Some(&load), &evidence)?;
+    let ours = Guest::new("lab", &ours, Some(&load), &evidence, &mut notes)?;
     let mut guests = [ours, linux];
-    let mut notes = String::new();
     if plan.disk {
         notes += &disk::prepare(&guests)?;
     }

@@ -9,12 +9,15 @@ use x86_64::instructions::port::Port;
 static TSC_KHZ: AtomicU64 = AtomicU64::new(0);
 /// The TSC when the clock was started.
 static TSC_START: AtomicU64 = AtomicU64::new(0);
+/// Counts of the TSC since then that are no time: see [`leave_out`].
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 /// Nanoseconds of one count of the TSC, times 2^32.
 static NS_PER_TICK: AtomicU64 = AtomicU64::new(0);
 /// kHz of the APIC timer's counter.
 static TIMER_KHZ: AtomicU64 = AtomicU64::new(0);
 
-fn tsc() -> u64 {
+/// The TSC, as it stands.
+pub fn tsc() -> u64 {
     // SAFETY: every x86-64 processor has the instruction.
     unsafe { _rdtsc() }
 }
@@ -55,15 +58,25 @@ pub fn timer_counts(ns: u64) -> u32 {
     counts.clamp(1, u128::from(u32::MAX)) as u32
 }
 
+/// Counts of the TSC since [`start`].
+fn ticks() -> u64 {
+    tsc().wrapping_sub(TSC_START.load(Ordering::Relaxed)).wrapping_sub(LEFT_OUT.load(Ordering::Relaxed))
+}
+
+/// The clock stood still for so many counts of the TSC.
+pub fn leave_out(ticks: u64) {
+    LEFT_OUT.fetch_add(ticks, Ordering::Relaxed);
+}
+
 /// Nanoseconds since [`start`].
 pub fn nanoseconds() -> u64 {
-    let ticks = tsc().wrapping_sub(TSC_START.load(Ordering::Relaxed));
+    let ticks = ticks();
     ((u128::from(ticks) * u128::from(NS_PER_TICK.load(Ordering::Relaxed))) >> 32) as u64
 }
 
 /// The performance counter and its rate in Hz.
 pub fn counter() -> (u64, u64) {
-    (tsc().wrapping_sub(TSC_START.load(Ordering::Relaxed)), TSC_KHZ.load(Ordering::Relaxed) * 1000)
+    (ticks(), TSC_KHZ.load(Ordering::Relaxed) * 1000)
 }
 
 fn cmos(register: u8) -> u8 {

@@ -3,7 +3,8 @@
 use crate::hypercall;
 use crate::lock::Lock;
 use core::fmt::{self, Write as _};
-use core::sync::atomic::{AtomicBool, Ordering};
+use uart_16550::backend::PioBackend;
+use uart_16550::{BaudRate, Config, Uart16550};
 use x86_64::instructions::port::Port;
 
 /// Xen's debug port for guests (XEN_HVM_DEBUGCONS_IOPORT).
@@ -15,7 +16,7 @@ const MOST: usize = 180;
 const SERIAL: u16 = 0x3f8;
 
 static OUTPUT: Lock<()> = Lock::new(());
-static WITH_SERIAL: AtomicBool = AtomicBool::new(false);
+static UART: Lock<Option<Uart16550<PioBackend>>> = Lock::new(None);
 
 /// How a run ends, as the last line says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,33 +73,21 @@ pub fn print(text: fmt::Arguments<'_>) {
     }
 }
 
-/// From now on [`log`] has the serial port: 115200 baud, 8 data bits, no parity, polled.
+/// From now on [`log`] has the serial port, if there is one: 115200 baud, 8 data bits, no parity, polled.
 pub fn start_serial() {
-    /// Registers and values: divisor 1, 8N1, no interrupts, FIFOs on and empty, DTR and RTS.
-    const SETUP: [(u16, u8); 7] = [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 0x03), (2, 0x07), (4, 0x03)];
-    for (register, value) in SETUP {
-        // SAFETY: the serial port's registers, which nobody else uses here.
-        unsafe { Port::new(SERIAL + register).write(value) };
+    // SAFETY: the serial port's registers, which nobody else uses here.
+    let Ok(mut port) = (unsafe { Uart16550::new_port(SERIAL) }) else { return };
+    // Nobody needs to be at the other end.
+    if port.init(Config { baud_rate: BaudRate::Baud115200, ..Config::default() }).is_ok() {
+        *UART.lock() = Some(port);
     }
-    WITH_SERIAL.store(true, Ordering::Release);
 }
 
 /// Prints a line of the log of Windows over the serial port, where a kernel debugger would read it. Any IRQL.
 pub fn log(line: &str) {
-    /// The line status register, and its bit for an empty transmitter.
-    const STATUS: (u16, u8) = (5, 1 << 5);
-    if !WITH_SERIAL.load(Ordering::Acquire) {
-        return;
-    }
-    let _output = OUTPUT.lock();
-    for byte in line.bytes().chain(*b"\r\n") {
-        // SAFETY: as above.
-        unsafe {
-            while Port::<u8>::new(SERIAL + STATUS.0).read() & STATUS.1 == 0 {
-                core::hint::spin_loop();
-            }
-            Port::new(SERIAL).write(byte);
-        }
+    if let Some(port) = &mut *UART.lock() {
+        port.send_bytes_exact(line.as_bytes());
+        port.send_bytes_exact(b"\r\n");
     }
 }
 

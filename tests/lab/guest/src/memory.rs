@@ -200,6 +200,32 @@ impl Memory {
     }
 }
 
+/// Pages of the last level, or large ones, below a table of that level (3: the root) that may be executed, and those of them
+/// that may also be written.
+fn executable_below(table: u64, level: u32) -> (u64, u64) {
+    let mut sum = (0, 0);
+    for index in 0..512 {
+        // SAFETY: an entry of a page table, which is a frame of RAM; the lock of `MEMORY` is held.
+        let entry = unsafe { direct(table).cast::<u64>().add(index).read() };
+        // What an upper level forbids, no lower one allows.
+        if entry & PRESENT == 0 || entry & NO_EXECUTE != 0 {
+            continue;
+        }
+        let below = if level == 0 || entry & LARGE_PAGE != 0 {
+            (1, u64::from(entry & WRITABLE != 0))
+        } else {
+            executable_below((entry & ADDRESS) >> 12, level - 1)
+        };
+        sum = (sum.0 + below.0, sum.1 + below.1);
+    }
+    sum
+}
+
+/// Pages that may be executed, and those of them that may also be written, by the tables that are in force.
+pub fn executable() -> (u64, u64) {
+    MEMORY.lock().as_ref().map_or((0, 0), |memory| executable_below(memory.root, 3))
+}
+
 /// Takes memory over: frames, page tables, heap.
 ///
 /// # Safety

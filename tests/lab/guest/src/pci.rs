@@ -4,6 +4,7 @@ use crate::lock::Lock;
 use alloc::vec;
 use alloc::vec::Vec;
 use nt::platform::PciAddress;
+use pci_types::{ConfigRegionAccess, EndpointHeader, PciHeader, PciPciBridgeHeader};
 use x86_64::instructions::port::Port;
 
 /// One access is two port operations.
@@ -61,37 +62,56 @@ pub fn write(at: PciAddress, offset: u16, data: &[u8]) {
     }
 }
 
-fn byte(at: PciAddress, offset: u16) -> u8 {
-    let mut value = [0];
-    read(at, offset, &mut value);
-    value[0]
+/// The configuration space, a word at a time.
+struct Words;
+
+impl ConfigRegionAccess for Words {
+    unsafe fn read(&self, address: pci_types::PciAddress, offset: u16) -> u32 {
+        let mut word = [0; 4];
+        read(
+            PciAddress { bus: address.bus(), device: address.device(), function: address.function() },
+            offset,
+            &mut word,
+        );
+        u32::from_le_bytes(word)
+    }
+
+    unsafe fn write(&self, address: pci_types::PciAddress, offset: u16, value: u32) {
+        let at = PciAddress { bus: address.bus(), device: address.device(), function: address.function() };
+        write(at, offset, &value.to_le_bytes());
+    }
+}
+
+fn header(at: PciAddress) -> PciHeader {
+    PciHeader::new(pci_types::PciAddress::new(0, at.bus, at.device, at.function))
 }
 
 /// Every function that answers, ascending; behind bridges too.
 pub fn functions() -> Vec<PciAddress> {
+    /// What nobody answers with.
+    const NOBODY: u16 = 0xffff;
     let mut found = Vec::new();
     let mut buses = vec![0u8];
     while let Some(bus) = buses.pop() {
         for device in 0..32 {
             for function in 0..8 {
                 let at = PciAddress { bus, device, function };
-                let mut id = [0; 2];
-                read(at, 0, &mut id);
-                if id == [0xff, 0xff] {
+                let header = header(at);
+                if header.id(Words).0 == NOBODY {
                     if function == 0 {
                         break;
                     }
                     continue;
                 }
                 found.push(at);
-                let kind = byte(at, 0x0e);
-                if kind & 0x7f == 1 {
-                    let below = byte(at, 0x19);
+                let alone = !header.has_multiple_functions(Words);
+                if let Some(bridge) = PciPciBridgeHeader::from_header(header, Words) {
+                    let below = bridge.secondary_bus_number(Words);
                     if below > bus && !buses.contains(&below) {
                         buses.push(below);
                     }
                 }
-                if function == 0 && kind & 0x80 == 0 {
+                if function == 0 && alone {
                     break;
                 }
             }
@@ -104,7 +124,7 @@ pub fn functions() -> Vec<PciAddress> {
 /// The line of the IOAPIC that a function's pin drives, as Xen wires it (`hvm_pci_intx_gsi` in its public description of
 /// HVM interrupts: 32 lines from 16 on, by device and pin).
 pub fn line(at: PciAddress) -> Option<u32> {
-    let pin = u32::from(byte(at, 0x3d));
+    let pin = u32::from(EndpointHeader::from_header(header(at), Words)?.interrupt(Words).0);
     let device = u32::from(at.device);
     (at.bus == 0 && pin != 0).then(|| ((device << 2) + (device >> 3) + pin - 1) % 32 + 16)
 }

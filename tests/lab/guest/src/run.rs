@@ -13,6 +13,7 @@ use core::ffi::c_void;
 use nt::inf::install::Package;
 use nt::pnp::boot::BootConfig;
 use suites::case::{Ctx, RegistryValue, Setup};
+use suites::check;
 use suites::world::World as _;
 
 /// How it was started.
@@ -150,7 +151,12 @@ fn run_case(line: &str) -> Result<String, String> {
         return Err("the toolstack sees HVM_PARAM_CALLBACK_IRQ = 0".to_string());
     }
     ctx.set("callback irq", callback);
-    let result = (case.run)(&mut ctx).and_then(|()| ctx.check_wanted());
+    let result = (case.run)(&mut ctx).and_then(|()| {
+        let (executable, open) = memory::executable();
+        ctx.set("executable pages", executable);
+        check!(executable > 0 && open == 0, "{open} of {executable} executable pages may be written");
+        ctx.check_wanted()
+    });
     let counters: Vec<String> = ctx.counters().iter().map(|(name, value)| format!("{name} {value}")).collect();
     match result {
         Ok(()) => Ok(counters.join(", ")),

@@ -3,25 +3,17 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lab_netload::{Batch, FILLING, PIECE, SINK, SOURCE, is_idle};
 
 use crate::mailbox::Mailbox;
 
-/// Ports of the peer.
-const SINK: u16 = 5001;
-const SOURCE: u16 = 5002;
-/// Bytes moved at a time by TCP.
-const PIECE: usize = 128 << 10;
-/// Datagrams moved at a time.
-const BATCH: usize = 64;
-/// Bytes of a datagram: 64 on the wire.
-const DATAGRAM: usize = 18;
 /// Between looks whether the run is over while nothing comes.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -131,11 +123,6 @@ fn connect(to: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Whether a call only found nothing to do.
-fn is_idle(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
-
 /// Runs it until the agent says that this run is over: `done RUN UNITS ERRORS INTERRUPTS`; units are bytes of TCP, or datagrams.
 pub fn run(mailbox: &Mailbox, run: u32, shape: &Shape) -> anyhow::Result<String> {
     let peer = Ipv4Addr::new(10, 77, shape.index, 1);
@@ -145,7 +132,7 @@ pub fn run(mailbox: &Mailbox, run: u32, shape: &Shape) -> anyhow::Result<String>
     mailbox.tell(0);
     if shape.tcp {
         let mut stream = connect(to)?;
-        let mut buf = vec![0x5a; PIECE];
+        let mut buf = vec![FILLING; PIECE];
         while !mailbox.is_over(run) {
             let moved = if shape.out { stream.write(&buf) } else { stream.read(&mut buf) };
             match moved {
@@ -163,7 +150,7 @@ pub fn run(mailbox: &Mailbox, run: u32, shape: &Shape) -> anyhow::Result<String>
         let mut batch = Batch::new();
         while !mailbox.is_over(run) {
             if shape.out {
-                done += batch.send(&socket)?;
+                done += batch.send(&socket, None)?;
             } else {
                 if done == 0 {
                     // Who asks gets datagrams; asked again, should the first be lost.
@@ -175,54 +162,4 @@ pub fn run(mailbox: &Mailbox, run: u32, shape: &Shape) -> anyhow::Result<String>
         }
     }
     Ok(format!("done {run} {done} 0 {}", interrupts(shape.index)? - before))
-}
-
-/// Datagrams that the kernel gets or gives in one call.
-struct Batch {
-    _memory: Vec<[u8; DATAGRAM]>,
-    _vectors: Vec<libc::iovec>,
-    headers: Vec<libc::mmsghdr>,
-}
-
-impl Batch {
-    fn new() -> Self {
-        let mut memory = vec![[0x5a; DATAGRAM]; BATCH];
-        let mut vectors: Vec<libc::iovec> =
-            memory.iter_mut().map(|one| libc::iovec { iov_base: one.as_mut_ptr().cast(), iov_len: DATAGRAM }).collect();
-        let headers = vectors
-            .iter_mut()
-            .map(|vector| {
-                // SAFETY: all zero is valid: no address, no control data.
-                let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
-                header.msg_hdr.msg_iov = vector;
-                header.msg_hdr.msg_iovlen = 1;
-                header
-            })
-            .collect();
-        Self { _memory: memory, _vectors: vectors, headers }
-    }
-
-    fn count(count: libc::c_int) -> anyhow::Result<u64> {
-        let error = std::io::Error::last_os_error();
-        match u64::try_from(count) {
-            Ok(count) => Ok(count),
-            Err(_) if is_idle(&error) => Ok(0),
-            Err(_) => Err(error.into()),
-        }
-    }
-
-    /// Sends all of them: how many.
-    fn send(&mut self, socket: &UdpSocket) -> anyhow::Result<u64> {
-        // SAFETY: headers, vectors and memory are this batch's and live through the call.
-        Self::count(unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), BATCH as u32, 0) })
-    }
-
-    /// Waits for one at least, and not for long: how many came.
-    fn receive(&mut self, socket: &UdpSocket) -> anyhow::Result<u64> {
-        let flags = libc::MSG_WAITFORONE;
-        // SAFETY: as above.
-        Self::count(unsafe {
-            libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), BATCH as u32, flags, std::ptr::null_mut())
-        })
-    }
 }

@@ -11,7 +11,7 @@ use crate::cases::load::{Load, Shape};
 use crate::check;
 use crate::guest::{Buffer, Cdb, Disk};
 use crate::oracle::{Oracle, UNIT};
-use crate::world::DiskSpec;
+use crate::world::{Backend, DiskSpec};
 
 /// The cases.
 pub const CASES: &[Case] = &[
@@ -56,6 +56,22 @@ pub const CASES: &[Case] = &[
             ..Setup::default()
         },
         run: minimal_backend,
+    },
+    Case {
+        name: "io/qdisk",
+        summary: "QEMU's block backend: it asks to be told of requests only when all are answered",
+        quick: true,
+        timeout_s: 120,
+        setup: |_| served_by(Backend::Qdisk),
+        run: untold,
+    },
+    Case {
+        name: "io/busy-dom0",
+        summary: "blkback answers requests before it asks to be told of more",
+        quick: true,
+        timeout_s: 120,
+        setup: |_| served_by(Backend::BusyBlkback),
+        run: untold,
     },
     Case {
         name: "io/barrier-only",
@@ -152,6 +168,18 @@ fn random(ctx: &mut Ctx<'_>, requests: u64, shape: Shape) -> Result<(), Failure>
     check!(stats.errors == 0, "the backend answered {} requests with an error", stats.errors);
     ctx.want("requests verified", requests);
     ctx.want("most in flight", 2);
+    Ok(())
+}
+
+fn served_by(backend: Backend) -> Setup {
+    Setup { disks: vec![DiskSpec { backend, ..DiskSpec::new(0, 8) }], ..Setup::default() }
+}
+
+/// Random I/O with a backend that finds requests of which it was not told.
+fn untold(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
+    random(ctx, 800, Shape { unmaps: 5, ..Shape::default() })?;
+    ctx.set("requests found", ctx.world.disk_stats(0).found);
+    ctx.want("requests found", 10);
     Ok(())
 }
 

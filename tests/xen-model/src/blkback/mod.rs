@@ -3,6 +3,7 @@
 mod backing;
 mod journal;
 mod misdeeds;
+mod offer;
 mod ring;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,6 @@ pub use hostile::Hostile;
 pub use journal::{Journal, JournalEntry, hash};
 pub use misdeeds::HostilePlan;
 
-use crate::abi::blkif;
 use crate::hv::Hypervisor;
 use crate::machine::Mfn;
 use crate::observe::GuestErrorKind;
@@ -37,6 +37,16 @@ pub enum Order {
     InOrder,
     /// Any that is ready, by the seed; only a barrier keeps its place.
     OutOfOrder,
+}
+
+/// Which program serves the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// Linux's blkback. It says what the disk can do when the frontend's ring is there.
+    Blkback,
+    /// QEMU's block backend. It says everything before it waits for the frontend, and asks to be told of requests only
+    /// when it has answered all that it took.
+    Qdisk,
 }
 
 /// How the backend says that it takes rings of several pages.
@@ -67,6 +77,8 @@ pub struct DiscardOptions {
 #[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 #[derive(Clone, Debug)]
 pub struct DiskOptions {
+    /// Who serves it.
+    pub server: Server,
     /// The virtual device number: 51712 is xvda.
     pub vdev: u32,
     /// `mode`: `r` instead of `w`.
@@ -99,6 +111,9 @@ pub struct DiskOptions {
     pub order: Order,
     /// Nanoseconds from an event to the moment at which the backend's thread runs.
     pub wake_ns: u64,
+    /// Nanoseconds from the moment at which blkback's thread has emptied the ring to the one at which it asks to be told of
+    /// more. dom0 may do something else between, and answer what was taken.
+    pub arm_ns: u64,
     /// Nanoseconds from the moment at which the disk is done with a request to the one at which dom0 answers it, and with
     /// it every other that is done by then: the disk's interrupt and the softirq that ends bios. 0: the backend answers
     /// each when it is done, as no dom0 does; it gives the suites more moments to fall between.
@@ -119,6 +134,7 @@ impl DiskOptions {
     /// A disk as Linux's blkback offers it by default, persistent grants off.
     pub fn new(vdev: u32) -> Self {
         Self {
+            server: Server::Blkback,
             vdev,
             read_only: false,
             sector_size: 512,
@@ -135,12 +151,25 @@ impl DiskOptions {
             omitted: Vec::new(),
             order: Order::OutOfOrder,
             wake_ns: 0,
+            arm_ns: 0,
             softirq_ns: 0,
             latency_ns: 20_000,
             latency_jitter_ns: 10_000,
             completions_per_step: 32,
             max_active: u32::MAX,
             held: false,
+        }
+    }
+
+    /// A disk as QEMU's block backend offers it: no indirect requests, no barriers, no persistent grants.
+    pub fn qdisk(vdev: u32) -> Self {
+        Self {
+            server: Server::Qdisk,
+            physical_sector_size: None,
+            max_indirect_segments: None,
+            barrier: false,
+            discard: Some(DiscardOptions { granularity: 512, alignment: 0, secure: false }),
+            ..Self::new(vdev)
         }
     }
 }
@@ -199,6 +228,8 @@ pub struct DiskStats {
     pub connects: u64,
     /// Ring pages of the last handshake.
     pub ring_pages: usize,
+    /// How often the backend found requests of which it had not been told.
+    pub found: u64,
 }
 
 /// One disk of the guest, with its backend.
@@ -339,7 +370,11 @@ impl Disk {
 
     /// The backend's directory.
     pub fn backend_path(&self) -> String {
-        format!("{}/backend/vbd/{}/{}", home(0), self.domid, self.options.vdev)
+        let class = match self.options.server {
+            Server::Blkback => "vbd",
+            Server::Qdisk => "qdisk",
+        };
+        format!("{}/backend/{class}/{}/{}", home(0), self.domid, self.options.vdev)
     }
 
     /// The frontend's directory.
@@ -496,53 +531,6 @@ impl Disk {
         moved
     }
 
-    /// `xen_blkbk_probe`: what is known before the frontend offers a ring. The other features come with Connected.
-    fn offer(&mut self, store: &mut Store, hv: &mut Hypervisor) {
-        let back = self.backend_path();
-        let order = self.options.max_ring_page_order;
-        let mut keys = vec![("multi-queue-max-queues", "1".to_owned())];
-        if matches!(self.options.ring_keys, RingKeys::Order | RingKeys::Both) {
-            keys.push(("max-ring-page-order", order.to_string()));
-        }
-        if matches!(self.options.ring_keys, RingKeys::Pages | RingKeys::Both) {
-            keys.push(("max-ring-pages", (1u32 << order).to_string()));
-        }
-        if let Some(n) = self.options.max_indirect_segments {
-            keys.push(("feature-max-indirect-segments", n.to_string()));
-        }
-        self.write_keys(store, hv, &back, keys);
-    }
-
-    fn feature_keys(&self, keys: &mut Vec<(&'static str, String)>) {
-        let flag = |on: bool| u32::from(on).to_string();
-        keys.push(("feature-flush-cache", flag(self.options.flush)));
-        keys.push(("feature-barrier", flag(self.options.barrier)));
-        keys.push(("feature-persistent", flag(self.options.persistent)));
-        if let Some(discard) = self.options.discard {
-            keys.push(("feature-discard", flag(true)));
-            keys.push(("discard-granularity", discard.granularity.to_string()));
-            keys.push(("discard-alignment", discard.alignment.to_string()));
-            keys.push(("discard-secure", flag(discard.secure)));
-        }
-    }
-
-    fn write_keys(&mut self, store: &mut Store, hv: &mut Hypervisor, back: &str, keys: Vec<(&'static str, String)>) {
-        const ABSURD: [&str; 9] =
-            ["0", "-1", "18446744073709551616", "4294967296", "abc", "", "1e9", "0x10", "18446744073709551615"];
-        let due = self.plans.due(Hostile::AbsurdKeys);
-        let absurd = due.then(|| hv.below(keys.len() as u64) as usize);
-        for (index, (key, mut value)) in keys.into_iter().enumerate() {
-            if self.options.omitted.contains(&key) {
-                continue;
-            }
-            if absurd == Some(index) {
-                ABSURD[hv.below(ABSURD.len() as u64) as usize].clone_into(&mut value);
-                self.absurd.push((key, value.clone()));
-            }
-            store.write(&format!("{back}/{key}"), value);
-        }
-    }
-
     /// `frontend_changed`.
     fn frontend_moved(&mut self, hv: &mut Hypervisor, store: &mut Store) {
         let front = self.frontend_path();
@@ -611,22 +599,10 @@ impl Disk {
         self.references.extend(&references);
         self.ring = Some(Ring::connect(hv, references, port, persistent)?);
 
-        let mut keys = Vec::new();
-        self.feature_keys(&mut keys);
-        let info = [
-            (self.options.cdrom, blkif::INFO_CDROM),
-            (self.options.removable, blkif::INFO_REMOVABLE),
-            (self.options.read_only, blkif::INFO_READONLY),
-        ];
-        let info: u32 = info.into_iter().filter(|(on, _)| *on).map(|(_, bit)| bit).sum();
-        self.sectors_told = self.backing.sectors();
-        keys.push(("sectors", self.sectors_told.to_string()));
-        keys.push(("info", info.to_string()));
-        keys.push(("sector-size", self.options.sector_size.to_string()));
-        if let Some(size) = self.options.physical_sector_size {
-            keys.push(("physical-sector-size", size.to_string()));
+        if self.options.server == Server::Blkback {
+            let keys = [self.feature_keys(), self.medium_keys()].concat();
+            self.write_keys(store, hv, &back, keys);
         }
-        self.write_keys(store, hv, &back, keys);
         self.stats.connects += 1;
         self.journal.push(JournalEntry::Connected);
         Ok(())

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::backing::SECTOR;
 use super::journal::{Journal, JournalEntry, hash};
 use super::misdeeds::Plans;
-use super::{Backing, DiskOptions, DiskStats, Order};
+use super::{Backing, DiskOptions, DiskStats, Order, Server};
 use crate::abi::blkif;
 use crate::hv::Hypervisor;
 use crate::machine::{Mfn, PAGE_SIZE};
@@ -73,6 +73,8 @@ pub(super) struct Ring {
     wake: bool,
     /// An event came, and the backend's thread runs from this time on.
     wake_at: Option<u64>,
+    /// The ring was emptied, and the backend asks to be told of more at this time.
+    arm_at: Option<u64>,
     /// The disk is done with some requests, and dom0 answers them at this time.
     softirq_at: Option<u64>,
     /// Impossible indices were seen: the ring is not served any more.
@@ -145,6 +147,7 @@ impl Ring {
             active: Vec::new(),
             wake: true,
             wake_at: None,
+            arm_at: None,
             softirq_at: None,
             broken: false,
             persistent: persistent.then(BTreeMap::new),
@@ -174,7 +177,7 @@ impl Ring {
         }
         let ready = self.eligible(options.order).iter().map(|a| a.ready_at).min();
         let answered = self.softirq_at.or(ready.map(|at| at + options.softirq_ns));
-        answered.into_iter().chain(self.wake_at).min()
+        answered.into_iter().chain(self.wake_at).chain(self.arm_at).min()
     }
 
     /// Whether dom0 ends bios now: some time after the first of them is done.
@@ -255,7 +258,11 @@ impl Ring {
             self.wake = true;
         }
         let mut moved = self.rewrite_response(ctx.hv);
-        if self.wake && !self.broken {
+        let elsewhere = self.arm_at.is_some_and(|at| at > ctx.hv.now_ns);
+        if self.arm_at.is_some() && !elsewhere && self.is_asked(ctx.hv) {
+            ctx.stats.found += 1;
+        }
+        if self.wake && !self.broken && !elsewhere {
             moved |= self.take_requests(ctx);
         }
         let all = ctx.options.softirq_ns > 0;
@@ -346,7 +353,8 @@ impl Ring {
                 self.req_cons = self.req_cons.wrapping_add(1);
                 let active = Self::decode(&mut self.persistent, ctx, &bytes);
                 // A discard is carried out on the spot: its response is out before blkback looks for more requests.
-                if matches!(active.work, Work::Discard { .. }) && !ctx.options.held && !self.lied {
+                let at_once = matches!(active.work, Work::Discard { .. }) && ctx.options.server == Server::Blkback;
+                if at_once && !ctx.options.held && !self.lied {
                     self.finish(ctx, &active, true);
                     return true;
                 }
@@ -356,14 +364,36 @@ impl Ring {
                 ctx.stats.max_segments = ctx.stats.max_segments.max(segments);
                 moved = true;
             }
-            // RING_FINAL_CHECK_FOR_REQUESTS: arm the event, then look once more.
-            ctx.hv.mem().write_u32(self.frames[0], blkif::RING_REQ_EVENT, self.req_cons.wrapping_add(1));
-            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-            if ctx.hv.mem().read_u32(self.frames[0], blkif::RING_REQ_PROD) == self.req_cons {
+            let more = match ctx.options.server {
+                Server::Blkback if ctx.options.arm_ns > 0 && self.arm_at.is_none() => {
+                    self.arm_at = Some(ctx.hv.now_ns + ctx.options.arm_ns);
+                    return moved;
+                }
+                Server::Blkback => {
+                    self.arm_at = None;
+                    self.final_check(ctx.hv)
+                }
+                // It looks again when it answers.
+                Server::Qdisk => false,
+            };
+            if !more {
                 self.wake = false;
                 return moved;
             }
+            ctx.stats.found += 1;
         }
+    }
+
+    /// `RING_FINAL_CHECK_FOR_REQUESTS`: arms the event, then looks once more.
+    fn final_check(&self, hv: &mut Hypervisor) -> bool {
+        hv.mem().write_u32(self.frames[0], blkif::RING_REQ_EVENT, self.req_cons.wrapping_add(1));
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        self.is_asked(hv)
+    }
+
+    /// `RING_HAS_UNCONSUMED_REQUESTS`.
+    fn is_asked(&self, hv: &Hypervisor) -> bool {
+        hv.mem().read_u32(self.frames[0], blkif::RING_REQ_PROD) != self.req_cons
     }
 
     fn slot(&self, index: u32) -> usize {
@@ -590,7 +620,15 @@ impl Ring {
         // RING_PUSH_RESPONSES_AND_CHECK_NOTIFY.
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         let event = ctx.hv.mem().read_u32(self.frames[0], blkif::RING_RSP_EVENT);
-        if self.rsp_prod.wrapping_sub(event) < self.rsp_prod.wrapping_sub(old) || ahead || backward {
+        let notify = self.rsp_prod.wrapping_sub(event) < self.rsp_prod.wrapping_sub(old) || ahead || backward;
+        // `xen_block_send_response` (QEMU's hw/block/dataplane/xen-block.c): while requests are in flight, it looks by itself.
+        if ctx.options.server == Server::Qdisk {
+            let all_answered = self.rsp_prod == self.req_cons;
+            let more = if all_answered { self.final_check(ctx.hv) } else { self.is_asked(ctx.hv) };
+            self.wake |= more;
+            ctx.stats.found += u64::from(more);
+        }
+        if notify {
             ctx.hv.dom0_send(self.port);
             ctx.stats.notifications_sent += 1;
         }

@@ -1,7 +1,7 @@
-//! The case that records: requests one at a time, so that every run gives the same indices.
+//! The cases that record: requests one at a time, so that every run gives the same indices.
 
 use super::{Ring, done, grant_frame, text, watch};
-use crate::{mailbox, memory};
+use crate::{mailbox, memory, suspend, world};
 use alloc::format;
 use core::ptr::NonNull;
 use suites::case::{Ctx, Failure};
@@ -10,8 +10,35 @@ use suites::{check, fail};
 
 /// Milliseconds that a detach may take, with every instruction of the bus driver stepped.
 const GONE_MS: u64 = 120_000;
+/// Milliseconds for a suspend, as slow.
+const SUSPENDED_MS: u64 = 240_000;
+/// Milliseconds after a request in which dom0 comes to rest: blkback's thread may answer before it asks to be told of more.
+const REST_MS: u64 = 20;
 /// Bytes of the requests, in turn.
 const SIZES: [usize; 3] = [4096, 512, 32 << 10];
+/// Pairs of a write and a read; a suspend comes before the one with this number.
+const PAIRS: usize = 9;
+const HALF: usize = 5;
+
+/// What is behind the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Linux's blkback: the setup has the disk.
+    Blkback,
+    /// QEMU's own: the case attaches it.
+    Qdisk,
+}
+
+/// What happens between the requests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Suspend {
+    /// Nothing.
+    None,
+    /// `xl save -c`.
+    Cancelled,
+    /// `xl save` and `xl restore`.
+    Restored,
+}
 
 /// The ring of the first disk, found as dom0 finds it: by reference and port in xenstore, and the grant table.
 fn ring(ctx: &Ctx<'_>) -> Result<Ring, Failure> {
@@ -34,29 +61,65 @@ fn ring(ctx: &Ctx<'_>) -> Result<Ring, Failure> {
     Ok(Ring { page, slots, port })
 }
 
-/// The case.
-pub fn record(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
+/// A request is done: once dom0 rests, its response and the ring are told.
+fn at_rest(ctx: &mut Ctx<'_>) {
+    ctx.world.sleep_ms(REST_MS);
+    done();
+    ctx.count("requests", 1);
+}
+
+/// Suspends with no request in flight; the ring that there is afterwards is watched.
+fn suspend(ctx: &mut Ctx<'_>, how: Suspend) -> Result<(), Failure> {
+    let before = suspend::in_flight().len();
+    ctx.world.suspend(how == Suspend::Cancelled);
+    let mut waited = 0;
+    while suspend::in_flight().len() == before {
+        check!(waited < SUSPENDED_MS, "{waited} ms after it was asked the guest has not suspended");
+        ctx.world.sleep_ms(100);
+        waited += 100;
+    }
+    if how == Suspend::Restored {
+        let ring = loop {
+            match ring(ctx) {
+                Ok(ring) => break ring,
+                Err(failure) => check!(waited < SUSPENDED_MS, "{waited} ms after the suspend was asked: {failure}"),
+            }
+            ctx.world.sleep_ms(100);
+            waited += 100;
+        };
+        watch(ring);
+    }
+    ctx.count("suspends", 1);
+    Ok(())
+}
+
+/// The cases.
+pub fn record(ctx: &mut Ctx<'_>, backend: Backend, how: Suspend) -> Result<(), Failure> {
+    if backend == Backend::Qdisk {
+        world::attach_qdisk(0, 4 << 11, "raw");
+    }
     let disk = Disk::find(ctx, 0)?;
     watch(ring(ctx)?);
-    for n in 0..9 {
+    for n in 0..PAIRS {
+        if n == HALF && how != Suspend::None {
+            suspend(ctx, how)?;
+        }
         let size = SIZES[n % SIZES.len()];
         let mut buffer = Buffer::new(size, 0);
         buffer.bytes_mut().fill(n as u8 + 1);
         disk.write(n * 64, buffer).expect_ok("write")?;
-        done();
+        at_rest(ctx);
         let back = disk.read(n * 64, Buffer::new(size, 0)).expect_ok("read")?;
-        done();
+        at_rest(ctx);
         check!(
             back.buffer.bytes().iter().all(|&byte| byte == n as u8 + 1),
             "the data of request {n} came back changed"
         );
-        ctx.count("requests", 2);
     }
     disk.flush().expect_ok("flush")?;
-    done();
+    at_rest(ctx);
     disk.submit_unmap(0, 64).wait().expect_ok("unmap")?;
-    done();
-    ctx.count("requests", 2);
+    at_rest(ctx);
     drop(disk);
     ctx.world.detach_disk(0);
     let mut waited = 0;
@@ -72,9 +135,15 @@ pub fn record(ctx: &mut Ctx<'_>) -> Result<(), Failure> {
     let with = |start: &str| text.lines().filter(|line| line.starts_with(start)).count() as u64;
     check!(with("hypercall ") == 0, "the trace has a hypercall that trace/calls.rs does not know");
     check!(!text.contains(" unmapped "), "the trace has an argument at an address that is not mapped");
-    ctx.set("ring indices", with("ring "));
-    ctx.set("hypercalls", text.lines().count() as u64 - with("ring ") - with("request ") - with("response "));
+    let told = with("ring ") + with("request ") + with("response ");
+    ctx.set("requests told", with("request "));
+    ctx.set("ring indices", with("ring sent ") + with("ring done "));
+    ctx.set("hypercalls", text.lines().count() as u64 - told);
     ctx.want("requests", 20);
+    if how != Suspend::None {
+        ctx.want("suspends", 1);
+    }
+    ctx.want("requests told", 20);
     ctx.want("ring indices", 40);
     ctx.want("hypercalls", 20);
     Ok(())
