@@ -106,6 +106,8 @@ pub const XORRISO: Requirement =
 pub const IPROUTE: Requirement = Requirement { purpose: "the demo's network", package: "iproute2", probe: "/sbin/ip" };
 /// What pings the guest from Linux.
 pub const PING: Requirement = Requirement { purpose: "pings from Linux", package: "iputils-ping", probe: "/bin/ping" };
+/// What measures TCP between Linux and the guest.
+pub const IPERF3: Requirement = Requirement { purpose: "TCP from Linux", package: "iperf3", probe: "/usr/bin/iperf3" };
 
 /// The machine that the lab runs in.
 pub const QEMU: Requirement =

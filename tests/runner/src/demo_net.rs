@@ -1,10 +1,13 @@
 //! The demo's network: xennet.sys talks to Linux itself through a TAP interface in a network namespace, or where the host
 //! cannot do that, to the in-process host.
 
-use std::sync::mpsc::TryRecvError;
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use nt::net::Stack as Endpoint;
+use nt::net::stack::{NetError, Tcp};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use suites::net_guest::{IpAddress, Nic};
@@ -12,6 +15,7 @@ use suites::network::port;
 use xen_model::netback::{Stack, StackOptions, VifOptions};
 
 use crate::demo::sha256;
+use crate::iperf::{self, Reported};
 use crate::tap::{self, Namespace};
 use crate::world::ModelWorld;
 
@@ -23,6 +27,9 @@ const PINGS: u32 = 5;
 const STEP_MS: u64 = 60_000;
 /// Bytes handed over at a time.
 const PIECE: usize = 64 << 10;
+
+/// Bytes that iperf3 moves each way: a multiple of its blocks, so that it moves no more.
+const IPERF_BYTES: u64 = 8 << 20;
 
 /// Who is at the other end.
 pub struct Peer {
@@ -39,6 +46,9 @@ pub struct NetFacts {
     queues: usize,
     pings: Vec<Pings>,
     transfers: Vec<Transfer>,
+    iperf3: Vec<Iperf>,
+    /// Pings and runs of iperf3 that were left out, for the reason that stands with each.
+    left_out: usize,
     frames_sent: u64,
     frames_received: u64,
     large_sent: u64,
@@ -63,11 +73,52 @@ struct Transfer {
     host_sha256: String,
 }
 
+/// A run of Linux's iperf3 against the guest.
+#[derive(Serialize)]
+struct Iperf {
+    what: &'static str,
+    /// Bytes that the sender sent and the receiver received, by iperf3's report.
+    sent: u64,
+    received: u64,
+    /// Bytes that the guest counted.
+    guest: u64,
+    /// Segments that the sender sent again; the guest's TCP does not count them.
+    retransmits: Option<u64>,
+    /// On this bench: it says nothing about Windows.
+    mbit_per_second: f64,
+    /// Why there was none.
+    why: Option<String>,
+}
+
+impl Iperf {
+    fn left_out(reverse: bool, why: &str) -> Self {
+        Self {
+            what: direction(reverse),
+            sent: 0,
+            received: 0,
+            guest: 0,
+            retransmits: None,
+            mbit_per_second: 0.0,
+            why: Some(why.to_owned()),
+        }
+    }
+
+    /// Whether all that was asked for came over, by everybody's count.
+    fn good(&self) -> bool {
+        self.why.is_some() || [self.sent, self.received, self.guest] == [IPERF_BYTES; 3]
+    }
+}
+
+fn direction(reverse: bool) -> &'static str {
+    if reverse { "guest to host" } else { "host to guest" }
+}
+
 impl NetFacts {
-    /// Whether every ping was answered and every transfer has the same hash on both sides.
+    /// Whether every ping was answered, every transfer has the same hash on both sides and iperf3 moved all bytes.
     pub fn good(&self) -> bool {
         self.pings.iter().all(|p| p.why.is_some() || p.sent == p.answered)
             && self.transfers.iter().all(|t| t.guest_sha256 == t.host_sha256)
+            && self.iperf3.iter().all(Iperf::good)
     }
 }
 
@@ -115,7 +166,11 @@ pub fn run(ctx: &process::Ctx, peer: &Peer) -> anyhow::Result<Option<NetFacts>> 
     let host = nic.host_v4();
     let transfers =
         vec![upload(&endpoint, host)?, download(&endpoint, nic.host_v6()).or_else(|_| download(&endpoint, host))?];
+    let iperf3 = [false, true].into_iter().map(|reverse| iperf3(ctx, peer, &endpoint, reverse));
+    let iperf3: Vec<Iperf> = iperf3.collect::<Result<_, _>>()?;
     drop(endpoint);
+    let left_out =
+        pings.iter().filter(|p| p.why.is_some()).count() + iperf3.iter().filter(|run| run.why.is_some()).count();
     let mac = nic.mac().map(|byte| format!("{byte:02x}")).join(":");
     let (stats, copied) =
         ctx.xen(|xen| (xen.vif(0).map(|vif| vif.stats().clone()).unwrap_or_default(), xen.counters().bytes_moved));
@@ -126,6 +181,8 @@ pub fn run(ctx: &process::Ctx, peer: &Peer) -> anyhow::Result<Option<NetFacts>> 
         queues: stats.queues,
         pings,
         transfers,
+        iperf3,
+        left_out,
         frames_sent: stats.frames_from_guest,
         frames_received: stats.frames_to_guest,
         large_sent: stats.gso_from_guest,
@@ -167,6 +224,100 @@ fn host_pings(ctx: &process::Ctx, peer: &Peer, version: &str) -> anyhow::Result<
         ctx.sleep_ms(1);
     }
     Ok(Pings { who, sent: report.sent as u32, answered: report.good as u32, why: None })
+}
+
+/// The guest's end of a run of iperf3.
+struct GuestPort<'a> {
+    endpoint: &'a Endpoint,
+    client: Receiver<anyhow::Result<Option<Reported>>>,
+    /// The client's answer, where it came while a connection was waited for.
+    ended: RefCell<Option<anyhow::Result<Option<Reported>>>>,
+}
+
+/// A connection of the guest's.
+struct Connection(Tcp);
+
+impl iperf::Port for GuestPort<'_> {
+    type Waiting = Tcp;
+    type Stream = Connection;
+
+    fn listen(&self) -> anyhow::Result<Tcp> {
+        self.endpoint.listen(iperf::PORT).map_err(|error| anyhow!("port {}: {error:?}", iperf::PORT))
+    }
+
+    fn accept(&self, waiting: Tcp) -> anyhow::Result<Connection> {
+        /// Simulated milliseconds between two looks at the client.
+        const LOOK_MS: u64 = 20;
+        for _ in 0..STEP_MS / LOOK_MS {
+            match waiting.established(LOOK_MS) {
+                Ok(()) => return Ok(Connection(waiting)),
+                Err(NetError::TimedOut) => {}
+                Err(error) => bail!("iperf3's connection: {error:?}"),
+            }
+            match self.client.try_recv() {
+                Ok(answer) => {
+                    *self.ended.borrow_mut() = Some(answer);
+                    bail!("iperf3 ended before it connected");
+                }
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => bail!("the namespace's thread is gone"),
+            }
+        }
+        bail!("iperf3 does not connect");
+    }
+}
+
+fn broken(error: NetError) -> io::Error {
+    io::Error::other(format!("{error:?}"))
+}
+
+impl Read for Connection {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.receive(into, STEP_MS).map_err(broken)
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send_some(bytes, STEP_MS).map_err(broken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.drained(STEP_MS).map_err(broken)
+    }
+}
+
+/// Lets Linux's iperf3 send to the guest or receive from it.
+fn iperf3(ctx: &process::Ctx, peer: &Peer, endpoint: &Endpoint, reverse: bool) -> anyhow::Result<Iperf> {
+    let Some(namespace) = &peer.namespace else {
+        return Ok(Iperf::left_out(reverse, "there is no Linux at the other end"));
+    };
+    let port = GuestPort { endpoint, client: namespace.iperf(reverse, IPERF_BYTES), ended: RefCell::new(None) };
+    let served = iperf::serve(&port);
+    let mut ended = port.ended.take();
+    for _ in 0..STEP_MS {
+        if ended.is_some() {
+            break;
+        }
+        ended = port.client.try_recv().ok();
+        ctx.sleep_ms(1);
+    }
+    match (served, ended.context("Linux's iperf3 does not end")?) {
+        (_, Ok(None)) => Ok(Iperf::left_out(reverse, "no `iperf3` on this host")),
+        (Ok(guest), Ok(Some(host))) => Ok(Iperf {
+            what: direction(reverse),
+            sent: host.sent,
+            received: host.received,
+            guest: guest.bytes,
+            retransmits: host.retransmits,
+            mbit_per_second: host.bits_per_second / 1e6,
+            why: None,
+        }),
+        (served, host) => {
+            let said = |result: Option<anyhow::Error>| result.map_or("done".to_owned(), |error| format!("{error:#}"));
+            bail!("iperf3 {}: guest: {}; host: {}", direction(reverse), said(served.err()), said(host.err()))
+        }
+    }
 }
 
 fn upload(endpoint: &Endpoint, host: IpAddress) -> anyhow::Result<Transfer> {
@@ -227,6 +378,27 @@ pub fn print(facts: Option<&NetFacts>) {
     for transfer in &facts.transfers {
         println!("  TCP        {}, {} bytes", transfer.what, transfer.bytes);
         println!("  SHA-256    {}", crate::demo::verdict(&transfer.guest_sha256, &transfer.host_sha256));
+    }
+    for run in &facts.iperf3 {
+        match &run.why {
+            Some(why) => println!("  iperf3     {}: none, {why}", run.what),
+            None => println!(
+                "  iperf3     {}: {} bytes sent, {} received, {} by the guest's count; sent again: {}; {:.0} Mbit/s on this bench",
+                run.what,
+                run.sent,
+                run.received,
+                run.guest,
+                run.retransmits.map_or("not counted".to_owned(), |n| n.to_string()),
+                run.mbit_per_second
+            ),
+        }
+    }
+    if facts.left_out > 0 {
+        println!(
+            "  left out   {} of {} pings and runs of iperf3",
+            facts.left_out,
+            facts.pings.len() + facts.iperf3.len()
+        );
     }
     println!(
         "xennet.sys   {} frames sent ({} large), {} received ({} large)",

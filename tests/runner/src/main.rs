@@ -8,6 +8,7 @@ mod demo;
 mod demo_net;
 mod guest_disk;
 mod image;
+mod iperf;
 mod network;
 mod story;
 mod tap;

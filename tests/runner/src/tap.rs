@@ -1,4 +1,4 @@
-//! A peer that is Linux itself: a TAP interface in a network namespace of its own, with TCP services and pings in it.
+//! A peer that is Linux itself: a TAP interface in a network namespace of its own, with TCP services, pings and iperf3 in it.
 //!
 //! The namespace belongs to one thread and to what that thread starts, so it is gone with the process.
 
@@ -17,11 +17,15 @@ use sha2::{Digest, Sha256};
 use suites::network::port;
 use xen_model::netback::Peer;
 
+use crate::iperf::{self, Reported};
+
 /// The interface's name in its namespace.
 const NAME: &str = "vif0";
 /// Simulated nanoseconds between two looks at the interface. While the guest idles, a look takes as long in truth, so
 /// that the guest's timers do not run away from Linux's.
 const LOOK_NS: u64 = 100_000;
+/// Seconds after which an iperf3 is ended that does not end.
+const IPERF_SECONDS: &str = "60";
 /// `TUNSETIFF`, `_IOW('T', 202, int)` (linux/if_tun.h).
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 
@@ -52,6 +56,7 @@ pub struct Pings {
 
 enum Ask {
     Ping { v6: bool, count: u32, answer: Sender<anyhow::Result<Pings>> },
+    Iperf { reverse: bool, bytes: u64, answer: Sender<anyhow::Result<Option<Reported>>> },
 }
 
 /// The namespace's side.
@@ -164,11 +169,30 @@ fn ping(v6: bool, count: u32) -> anyhow::Result<Pings> {
     }
 }
 
+/// `iperf3` against the guest, which serves it. `None`: the host has no iperf3.
+fn iperf(reverse: bool, bytes: u64) -> anyhow::Result<Option<Reported>> {
+    /// What `timeout` says where there is no such program.
+    const NOT_FOUND: i32 = 127;
+    let mut command = Command::new("timeout");
+    command.args([IPERF_SECONDS, "iperf3", "-J", "-c", "10.77.0.2", "-n", &bytes.to_string()]);
+    if reverse {
+        command.arg("-R");
+    }
+    let output = command.output().context("cannot start `timeout`")?;
+    if output.status.code() == Some(NOT_FOUND) {
+        return Ok(None);
+    }
+    let report = iperf::read_report(&output.stdout).with_context(|| output.status.to_string())?;
+    ensure!(output.status.success(), "iperf3: {}", output.status);
+    Ok(Some(report))
+}
+
 fn serve(asks: &Receiver<Ask>) {
     for ask in asks {
         match ask {
             // Whoever asked may have given up.
             Ask::Ping { v6, count, answer } => drop(answer.send(ping(v6, count))),
+            Ask::Iperf { reverse, bytes, answer } => drop(answer.send(iperf(reverse, bytes))),
         }
     }
 }
@@ -198,6 +222,15 @@ impl Namespace {
         let (answer, receiver) = mpsc::channel();
         // Without the thread the receiver says so.
         drop(self.asks.send(Ask::Ping { v6, count, answer }));
+        receiver
+    }
+
+    /// Lets Linux's iperf3 send the guest so many bytes, or receive them. The answer comes while the guest serves it;
+    /// `None`: the host has no iperf3.
+    pub fn iperf(&self, reverse: bool, bytes: u64) -> Receiver<anyhow::Result<Option<Reported>>> {
+        let (answer, receiver) = mpsc::channel();
+        // As above.
+        drop(self.asks.send(Ask::Iperf { reverse, bytes, answer }));
         receiver
     }
 }
