@@ -164,10 +164,18 @@ impl Ctx {
         step::counted()
     }
 
-    /// Counts accesses of drivers to the pages of these ranges (address, bytes), and to no others any more, while
+    /// Counts what drivers read and write of these ranges (address, bytes), and of no others any more, while
     /// instructions are counted.
     pub fn watch(&self, ranges: &[(usize, usize)]) {
         step::watch(ranges);
+    }
+
+    /// Also counts what drivers read and write of the frames that netback puts into the guest's pages from now on: of each
+    /// the bytes from `payload` on as [`Ctx::watch`] does, and what is read of those before by itself. A page counts with what was put into
+    /// it last. `None`: no more.
+    pub fn follow(&self, payload: Option<usize>) {
+        host::with_xen(|xen| xen.note_deliveries(payload.is_some()));
+        step::follow(payload);
     }
 
     /// The driver packages of the drivers' folder: every INF below it, with the files next to it.

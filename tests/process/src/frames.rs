@@ -513,6 +513,12 @@ impl Frames {
         Some((mapping.gfn, address & (PAGE_SIZE - 1)))
     }
 
+    /// The frame behind an address, and the offset in it.
+    pub fn frame_at(&self, address: usize) -> Option<(Mfn, usize)> {
+        let (gfn, offset) = self.gfn_at(address)?;
+        Some((self.p2m.get(&gfn).copied()?, offset))
+    }
+
     /// What a mapping at an address allows, and whether a frame is behind it.
     pub fn state_at(&self, address: usize) -> Option<(Protection, bool)> {
         let mapping = self.by_address.get(&(address & !(PAGE_SIZE - 1)))?;
@@ -576,9 +582,7 @@ unsafe impl xen_model::Machine for ProcessMachine {
     }
 
     fn va_to_frame(&self, va: u64) -> Option<(Mfn, usize)> {
-        let memory = memory();
-        let (gfn, offset) = memory.gfn_at(va as usize)?;
-        Some((memory.p2m.get(&gfn).copied()?, offset))
+        memory().frame_at(va as usize)
     }
 
     fn raise_vector(&mut self, vcpu: u32, vector: u8) {

@@ -8,13 +8,14 @@
 //! page is open only for an instruction that is about to run with TF set.
 
 use crate::trap::Regs;
-use crate::{frames, processor};
+use crate::{frames, host, processor};
 use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, OpAccess, Register};
 use nt::platform::{CodeRange, PAGE_SIZE};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use xen_model::Gfn;
+use xen_model::{Delivery, Mfn, Xen};
 
 /// EFLAGS.TF.
 pub const TF: u64 = 0x100;
@@ -22,6 +23,8 @@ pub const TF: u64 = 0x100;
 const LONGEST: u32 = 64;
 /// Of so many preemption points, one opens a window.
 const RARITY: u32 = 256;
+/// The export that writes `r8` bytes to `rcx`.
+const FILL: &str = "memset";
 /// Exports that copy `r8` bytes from `rdx` to `rcx`.
 const COPIES: [&str; 5] = ["memcpy", "memmove", "RtlCopyMemory", "RtlMoveMemory", "RtlCopyMemoryNonTemporal"];
 
@@ -39,8 +42,12 @@ pub struct Steps {
     pub places: BTreeMap<String, BTreeMap<u32, u64>>,
     /// Calls of exports, by name.
     pub calls: BTreeMap<&'static str, u64>,
-    /// Bytes of the watched pages that instructions of drivers read or wrote, by themselves or by an export that copies.
-    pub touched: u64,
+    /// Watched bytes that instructions of drivers read, by themselves or by an export that copies.
+    pub read: u64,
+    /// The same of those that they wrote.
+    pub written: u64,
+    /// Bytes before the payload of frames that are followed, read likewise.
+    pub heads: u64,
 }
 
 impl Steps {
@@ -54,12 +61,29 @@ impl Steps {
 struct State {
     images: Vec<Image>,
     calls: BTreeMap<&'static str, u64>,
-    watched: BTreeSet<Gfn>,
-    touched: u64,
+    watched: Watched,
+    read: u64,
+    written: u64,
+    heads: u64,
 }
 
-static STATE: Mutex<State> =
-    Mutex::new(State { images: Vec::new(), calls: BTreeMap::new(), watched: BTreeSet::new(), touched: 0 });
+/// Which bytes are watched, by frame.
+#[derive(Default)]
+struct Watched {
+    payload: BTreeMap<Mfn, Vec<Range<usize>>>,
+    heads: BTreeMap<Mfn, Range<usize>>,
+}
+
+static STATE: Mutex<State> = Mutex::new(State {
+    images: Vec::new(),
+    calls: BTreeMap::new(),
+    watched: Watched { payload: BTreeMap::new(), heads: BTreeMap::new() },
+    read: 0,
+    written: 0,
+    heads: 0,
+});
+/// Where the payload of frames begins that are followed; [`usize::MAX`]: none are.
+static FOLLOWED: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// Every instruction is counted.
 static COUNTING: AtomicBool = AtomicBool::new(false);
 /// Windows are opened by chance.
@@ -104,7 +128,7 @@ pub fn start() {
     let mut state = state();
     state.images.iter_mut().for_each(|image| image.places.clear());
     state.calls.clear();
-    state.touched = 0;
+    (state.read, state.written, state.heads) = (0, 0, 0);
     drop(state);
     COUNTING.store(true, Relaxed);
     veil();
@@ -116,23 +140,60 @@ pub fn stop() {
     veil();
 }
 
-/// Watches the pages of these addresses, and no other any more.
+/// Watches these bytes, and no other any more.
 pub fn watch(ranges: &[(usize, usize)]) {
-    let pages = ranges.iter().flat_map(|&(at, len)| (at & !(PAGE_SIZE - 1)..at + len).step_by(PAGE_SIZE));
+    let mut watched = Watched::default();
     let memory = frames::memory();
-    let watched = pages.filter_map(|page| memory.gfn_at(page)).map(|(gfn, _)| gfn).collect();
+    for &(start, len) in ranges {
+        for (at, bytes) in by_page(start, len) {
+            if let Some((mfn, offset)) = memory.frame_at(at) {
+                watched.payload.entry(mfn).or_default().push(offset..offset + bytes);
+            }
+        }
+    }
     drop(memory);
     state().watched = watched;
+}
+
+/// Watches frames too that netback delivers, whose payload begins there.
+pub fn follow(payload: Option<usize>) {
+    FOLLOWED.store(payload.unwrap_or(usize::MAX), Relaxed);
+}
+
+/// Watches what was delivered since the last call.
+fn look_for_deliveries(watched: &mut Watched) {
+    let payload = FOLLOWED.load(Relaxed);
+    if payload == usize::MAX {
+        return;
+    }
+    for Delivery { mfn, offset, len, at } in host::with_xen(Xen::take_deliveries).unwrap_or_default() {
+        let head = payload.saturating_sub(at).min(len);
+        watched.heads.insert(mfn, offset..offset + head);
+        let payload = offset + head..offset + len;
+        watched.payload.insert(mfn, Vec::from([payload]));
+    }
+}
+
+/// The part of a range in each page: address and bytes.
+fn by_page(start: usize, len: usize) -> impl Iterator<Item = (usize, usize)> {
+    let end = start.saturating_add(len);
+    let mut at = start;
+    std::iter::from_fn(move || {
+        let next = (at / PAGE_SIZE + 1).saturating_mul(PAGE_SIZE).min(end);
+        (at < end).then(|| (std::mem::replace(&mut at, next), next)).map(|(at, next)| (at, next - at))
+    })
 }
 
 /// What was counted.
 pub fn counted() -> Steps {
     let state = state();
     let images = state.images.iter().map(|image| (image.start, image.places.clone())).collect::<Vec<_>>();
-    let (calls, touched) = (state.calls.clone(), state.touched);
+    let calls = state.calls.clone();
+    let (read, written, heads) = (state.read, state.written, state.heads);
     drop(state);
     let name = |at| nt::loader::image_of(at).map_or_else(|| format!("{at:#x}"), |(name, _)| name);
-    Steps { places: images.into_iter().map(|(at, places)| (name(at), places)).collect(), calls, touched }
+    let places = images.into_iter().map(|(at, places)| (name(at), places)).collect();
+    Steps { places, calls, read, written, heads }
 }
 
 /// A preemption point: now and then a window opens.
@@ -200,9 +261,11 @@ pub fn resume(regs: &mut Regs<'_>) {
         LAST.store(rip, Relaxed);
         let flags = regs.flags() | TF;
         regs.set_flags(flags);
-        if !state.watched.is_empty() && COUNTING.load(Relaxed) {
-            let touched = touches(regs, &state.watched);
-            state.touched += touched;
+        if COUNTING.load(Relaxed) {
+            look_for_deliveries(&mut state.watched);
+            if !state.watched.payload.is_empty() {
+                touches(regs, &mut state);
+            }
         }
         return;
     }
@@ -210,33 +273,43 @@ pub fn resume(regs: &mut Regs<'_>) {
         && let Some(name) = nt::loader::export_at(rip)
     {
         *state.calls.entry(name).or_default() += 1;
-        if COPIES.contains(&name) && !state.watched.is_empty() {
+        if COPIES.contains(&name) {
             let [to, from, len] = [1, 2, 8].map(|register| regs.get(register) as usize);
-            let touched = watched_bytes(&state.watched, from, len) + watched_bytes(&state.watched, to, len);
-            state.touched += touched;
+            look_for_deliveries(&mut state.watched);
+            state.touch(from, len, true, false);
+            state.touch(to, len, false, true);
+        } else if name == FILL {
+            let [to, len] = [1, 8].map(|register| regs.get(register) as usize);
+            look_for_deliveries(&mut state.watched);
+            state.touch(to, len, false, true);
         }
     }
     drop(state);
     frames::memory().close();
 }
 
-/// How many bytes of a range lie in watched pages.
-fn watched_bytes(watched: &BTreeSet<Gfn>, address: usize, len: usize) -> u64 {
-    let memory = frames::memory();
-    let mut sum = 0;
-    let (mut at, end) = (address, address.saturating_add(len));
-    while at < end {
-        let next = (at / PAGE_SIZE + 1) * PAGE_SIZE;
-        if memory.gfn_at(at).is_some_and(|(gfn, _)| watched.contains(&gfn)) {
-            sum += (next.min(end) - at) as u64;
+impl State {
+    /// Counts an access.
+    fn touch(&mut self, address: usize, len: usize, reads: bool, writes: bool) {
+        if self.watched.payload.is_empty() {
+            return;
         }
-        at = next;
+        let common = |a: &Range<usize>, b: &Range<usize>| a.end.min(b.end).saturating_sub(a.start.max(b.start)) as u64;
+        let memory = frames::memory();
+        for (at, bytes) in by_page(address, len) {
+            let Some((mfn, offset)) = memory.frame_at(at) else { continue };
+            let here = offset..offset + bytes;
+            let sum: u64 = self.watched.payload.get(&mfn).into_iter().flatten().map(|range| common(range, &here)).sum();
+            self.read += if reads { sum } else { 0 };
+            self.written += if writes { sum } else { 0 };
+            let heads = self.watched.heads.get(&mfn).filter(|_| reads);
+            self.heads += heads.map_or(0, |range| common(range, &here));
+        }
     }
-    sum
 }
 
-/// Bytes of watched pages that the next instruction reads or writes.
-fn touches(regs: &Regs<'_>, watched: &BTreeSet<Gfn>) -> u64 {
+/// Counts what the next instruction reads and writes.
+fn touches(regs: &Regs<'_>, state: &mut State) {
     let rip = regs.rip();
     let instruction = Decoder::with_ip(64, crate::trap::code_at(rip as usize), rip, DecoderOptions::NONE).decode();
     let mut factory = InstructionInfoFactory::new();
@@ -252,16 +325,15 @@ fn touches(regs: &Regs<'_>, watched: &BTreeSet<Gfn>) -> u64 {
             _ => None,
         }
     };
-    let memory = factory.info(&instruction).used_memory();
-    let mut sum = 0;
-    for used in memory {
-        if matches!(used.access(), OpAccess::NoMemAccess | OpAccess::None) {
-            continue;
-        }
+    for used in factory.info(&instruction).used_memory() {
+        let (reads, writes) = match used.access() {
+            OpAccess::NoMemAccess | OpAccess::None => continue,
+            OpAccess::Read | OpAccess::CondRead => (true, false),
+            OpAccess::Write | OpAccess::CondWrite => (false, true),
+            OpAccess::ReadWrite | OpAccess::ReadCondWrite => (true, true),
+        };
         if let Some(address) = used.virtual_address(0, value) {
-            let bytes = used.memory_size().size();
-            sum += watched_bytes(watched, address as usize, bytes);
+            state.touch(address as usize, used.memory_size().size(), reads, writes);
         }
     }
-    sum
 }

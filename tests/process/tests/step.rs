@@ -38,7 +38,7 @@ fn instructions_and_copies_are_counted() {
                 let steps = ctx.counted();
                 assert!((500..50_000).contains(&steps.instructions()["xenvbd.sys"]), "{steps:?}");
                 assert!(steps.calls.contains_key("StorPortNotification"), "{steps:?}");
-                assert_eq!(steps.touched, copied, "with a buffer at {offset}");
+                assert_eq!(steps.read + steps.written, copied, "with a buffer at {offset}");
             }
             let before = ctx.counted().instructions();
             assert!(disk.write(0, &[1; 4096]).good);

@@ -259,7 +259,7 @@ fn line(shape: Shape, before: &Counters, after: &Counters, steps: Steps, allocat
         grant_hypercalls,
         other_hypercalls: each(all(before), all(after)) - grant_hypercalls - sends,
         export_calls: steps.calls.values().sum::<u64>() as f64 / stepped,
-        copied: steps.touched as f64 / (shape.stepped * shape.bytes) as f64,
+        copied: (steps.read + steps.written) as f64 / (shape.stepped * shape.bytes) as f64,
         allocations: allocated.max(asked),
         places: steps.places,
     }

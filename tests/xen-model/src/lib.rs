@@ -24,13 +24,13 @@ mod xen;
 
 pub use blkback::{
     Backing, DiscardOptions, Disk, DiskOptions, DiskSpec, DiskStats, FileBacking, Hostile, HostilePlan, Journal,
-    JournalEntry, MemoryBacking, Order, RingKeys, SECTOR, hash,
+    JournalEntry, MemoryBacking, Order, RingKeys, SECTOR, Server, hash,
 };
 pub use config::{Config, CpuVendor, Quotas};
 pub use emulated::{DeviceModel, Drive, UnplugProtocol};
 pub use hv::{GrantError, GrantedRef, PortState};
 pub use machine::{Gfn, Machine, Mfn, PAGE_SIZE, TestInterrupts, TestMachine};
-pub use observe::{Counters, Fault, GuestError, GuestErrorKind, TraceEvent, TraceSink};
+pub use observe::{Counters, Delivery, Fault, GuestError, GuestErrorKind, TraceEvent, TraceSink};
 pub use platform::{PlatformDevice, Unplugged};
 pub use store::{Perm, Store, StoreError};
 pub use xen::Xen;

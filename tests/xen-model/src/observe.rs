@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::machine::Mfn;
+
 /// How often things happened since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -52,6 +54,19 @@ impl Counters {
     pub fn upcalls_total(&self) -> u64 {
         self.upcalls.values().sum()
     }
+}
+
+/// A piece of a frame that netback put into a page of the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The page's frame.
+    pub mfn: Mfn,
+    /// Where in the page the piece begins.
+    pub offset: usize,
+    /// Its bytes.
+    pub len: usize,
+    /// Where in the network frame it begins.
+    pub at: usize,
 }
 
 /// What the guest did that a correct guest does not do.

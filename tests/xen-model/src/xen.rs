@@ -10,7 +10,7 @@ use crate::hv::{GrantedRef, Hypervisor, Outcome, PortState};
 use crate::layout;
 use crate::machine::{Machine, Mfn};
 use crate::netback::{Frame, NetHostile, Peer, Vif, VifOptions};
-use crate::observe::{Counters, Fault, GuestError, GuestErrorKind, TraceEvent, TraceSink};
+use crate::observe::{Counters, Delivery, Fault, GuestError, GuestErrorKind, TraceEvent, TraceSink};
 use crate::platform::PlatformDevice;
 use crate::store::{Perm, Store, StoreRing, home};
 
@@ -397,6 +397,16 @@ impl Xen {
     /// What was counted so far.
     pub fn counters(&self) -> &Counters {
         &self.hv.counters
+    }
+
+    /// From now on, notes which pages netback puts frames into, until [`Xen::take_deliveries`] has them; or no more.
+    pub fn note_deliveries(&mut self, note: bool) {
+        self.hv.note_deliveries(note);
+    }
+
+    /// What was noted since the last call, in order.
+    pub fn take_deliveries(&mut self) -> Vec<Delivery> {
+        self.hv.take_deliveries()
     }
 
     /// What the guest did wrong so far.

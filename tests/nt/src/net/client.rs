@@ -1,6 +1,6 @@
 //! A protocol that sends and receives frames as they are.
 
-use super::packet::{Done, Outgoing, Pools, Room};
+use super::packet::{Done, Outgoing, Pools, Room, pieces};
 use crate::ndis::adapter::Adapter;
 use crate::ndis::binding::{Binding, Protocol};
 use crate::ndis::flow::Received;
@@ -206,6 +206,20 @@ impl Client {
 
     /// Sends lists in one chain. IRQL <= DISPATCH_LEVEL. `None` without memory: nothing was sent.
     pub fn send(&self, lists: &[Outgoing]) -> Option<Vec<Sending>> {
+        Some(self.start(self.build(lists)?))
+    }
+
+    /// As [`Client::send`]. Before anything goes, `look` is shown where each list's bytes lie: address and number, piece
+    /// by piece.
+    pub fn send_shown(&self, lists: &[Outgoing], look: impl FnOnce(&[Vec<(usize, usize)>])) -> Option<Vec<Sending>> {
+        let built = self.build(lists)?;
+        // SAFETY: just made by these pools, and not sent yet.
+        look(&built.iter().map(|(list, _)| unsafe { pieces(*list) }).collect::<Vec<_>>());
+        Some(self.start(built))
+    }
+
+    /// Makes lists. `None` without memory: there are none.
+    fn build(&self, lists: &[Outgoing]) -> Option<Vec<(*mut Nbl, Arc<Done>)>> {
         let mut built = Vec::with_capacity(lists.len());
         for outgoing in lists {
             let Some(one) = self.inner.pools.build(outgoing) else {
@@ -214,7 +228,7 @@ impl Client {
             };
             built.push(one);
         }
-        Some(self.start(built))
+        Some(built)
     }
 
     /// Where [`Room`]s for [`Client::send_made`] come from.

@@ -2,7 +2,7 @@
 
 use crate::disk::Buffer;
 use crate::mm::abi::Mdl;
-use crate::mm::mdl::{IoAllocateMdl, IoFreeMdl, MmBuildMdlForNonPagedPool};
+use crate::mm::mdl::{IoAllocateMdl, IoFreeMdl, MmBuildMdlForNonPagedPool, system_address};
 use crate::ndis::abi::{Handle, Header, object};
 use crate::ndis::packet::{Nb, NbPoolParameters, Nbl, NblPoolParameters, buffers, info, lists};
 use crate::ndis::pool::{
@@ -141,6 +141,29 @@ unsafe fn piece<'a>(list: *mut Nbl) -> &'a mut [u8] {
     // SAFETY: the caller's promise: its record is whole, and has the one piece that its one MDL describes.
     let attached = unsafe { &mut *(*list).protocol_reserved[0].cast::<Attached>() };
     attached.memory[0].bytes_mut()
+}
+
+/// Where the bytes of a list's frames lie: address and number, piece by piece.
+///
+/// # Safety
+/// The list was made by [`Pools::build`], and nobody else has it.
+pub(super) unsafe fn pieces(list: *mut Nbl) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    // SAFETY: the caller's promise: lists, buffers and MDLs are whole, and the MDLs describe resident memory.
+    unsafe {
+        for buffer in buffers(list) {
+            let (mut mdl, mut lead) = ((*buffer).mdl_chain, (*buffer).data_offset);
+            let mut left = (*buffer).data_length;
+            while left > 0 && !mdl.is_null() {
+                let count = (*mdl).byte_count.saturating_sub(lead).min(left);
+                found.push((system_address(mdl) as usize + lead as usize, count as usize));
+                lead = lead.saturating_sub((*mdl).byte_count);
+                left -= count;
+                mdl = (*mdl).next;
+            }
+        }
+    }
+    found
 }
 
 /// A frame that is made where it is sent from. Dropped, its memory is kept for another.

@@ -24,7 +24,7 @@ pub enum GrantError {
 }
 
 /// What a copy to or from a granted page comes to.
-pub(crate) type CopyResult = core::result::Result<(), GrantError>;
+pub(crate) type CopyResult<T = ()> = core::result::Result<T, GrantError>;
 
 /// A reference that permits access at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,9 +220,14 @@ impl Hypervisor {
         self.copy_grant(reference, offset, buf.len(), true, |mem, mfn| mem.read(mfn, offset, buf))
     }
 
-    /// `GNTTABOP_copy` into a page of the guest's.
-    pub(crate) fn copy_to_grant(&mut self, reference: u32, offset: usize, bytes: &[u8]) -> CopyResult {
-        self.copy_grant(reference, offset, bytes.len(), false, |mem, mfn| mem.write(mfn, offset, bytes))
+    /// `GNTTABOP_copy` into a page of the guest's: its frame.
+    pub(crate) fn copy_to_grant(&mut self, reference: u32, offset: usize, bytes: &[u8]) -> CopyResult<Mfn> {
+        let mut to = 0;
+        self.copy_grant(reference, offset, bytes.len(), false, |mem, mfn| {
+            mem.write(mfn, offset, bytes);
+            to = mfn;
+        })?;
+        Ok(to)
     }
 
     fn copy_grant(

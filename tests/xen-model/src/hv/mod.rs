@@ -19,7 +19,7 @@ use crate::abi::{errno, hvm as hvm_abi, hypercall};
 use crate::config::Config;
 use crate::layout;
 use crate::machine::{Gfn, Machine, Mem, Mfn, PAGE_SIZE};
-use crate::observe::{Counters, Fault, GuestError, GuestErrorKind, TraceEvent, TraceSink};
+use crate::observe::{Counters, Delivery, Fault, GuestError, GuestErrorKind, TraceEvent, TraceSink};
 
 /// What a hypercall comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub(crate) struct Hypervisor {
     machine: Box<dyn Machine>,
     pub(crate) counters: Counters,
     errors: Vec<GuestError>,
+    /// What netback delivered, where that is noted.
+    deliveries: Option<Vec<Delivery>>,
     sink: Option<TraceSink>,
     faults: Vec<Fault>,
     pub(crate) rng: Pcg64,
@@ -92,6 +94,7 @@ impl Hypervisor {
             line: None,
             counters: Counters::default(),
             errors: Vec::new(),
+            deliveries: None,
             sink: None,
             faults: Vec::new(),
             cfg,
@@ -170,6 +173,18 @@ impl Hypervisor {
 
     pub(crate) fn guest_error(&mut self, kind: GuestErrorKind, detail: String) {
         self.errors.push(GuestError { kind, detail });
+    }
+
+    pub(crate) fn note_deliveries(&mut self, note: bool) {
+        self.deliveries = note.then(Vec::new);
+    }
+
+    pub(crate) fn delivered(&mut self, delivery: Delivery) {
+        self.deliveries.as_mut().into_iter().for_each(|noted| noted.push(delivery));
+    }
+
+    pub(crate) fn take_deliveries(&mut self) -> Vec<Delivery> {
+        self.deliveries.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     pub(crate) fn errors(&self) -> &[GuestError] {

@@ -258,7 +258,7 @@ impl Vif {
 
     pub(crate) fn deadline(&self) -> Option<u64> {
         let link = self.link.iter().flat_map(|link| &link.queues);
-        let rings = link.flat_map(|q| [q.tx.deadline(self.options.held), q.rx.deadline()]);
+        let rings = link.flat_map(|q| [q.tx.deadline(&self.options), q.rx.deadline()]);
         rings.chain([self.peer.deadline(), self.detaching]).flatten().min()
     }
 

@@ -47,6 +47,11 @@ pub struct VifOptions {
     pub blank_to_guest: bool,
     /// Nanoseconds from an event to the moment at which the backend's thread runs.
     pub wake_ns: u64,
+    /// Nanoseconds from the moment at which pages of the guest's are free to the run of the thread that unmaps them.
+    pub unmap_ns: u64,
+    /// Frames for the guest that wait before netback's own queue while that is full, as in the interface's transmit queue
+    /// (`txqueuelen`, 1000 in Linux). What is too many for it is lost.
+    pub queue_len: usize,
     /// Nanoseconds that the guest's pages stay in use behind the backend at least.
     pub latency_ns: u64,
     /// Up to how many more, by the seed.
@@ -83,6 +88,8 @@ impl VifOptions {
             coalesce: true,
             blank_to_guest: true,
             wake_ns: 0,
+            unmap_ns: 0,
+            queue_len: 0,
             latency_ns: 5_000,
             latency_jitter_ns: 5_000,
             out_of_order: true,

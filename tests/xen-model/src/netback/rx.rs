@@ -10,7 +10,7 @@ use super::ring::BackRing;
 use crate::abi::netif;
 use crate::hv::Hypervisor;
 use crate::machine::{Mfn, PAGE_SIZE};
-use crate::observe::GuestErrorKind;
+use crate::observe::{Delivery, GuestErrorKind};
 use hostile::NetHostile;
 
 /// Frames of one round (`RX_BATCH_SIZE`).
@@ -45,6 +45,8 @@ pub(super) struct Receive {
     pub(super) port: u32,
     queue: VecDeque<Waiting>,
     bytes: usize,
+    /// What waits before the queue.
+    outside: VecDeque<Frame>,
     wake_at: Option<u64>,
     last_frame_ns: u64,
     stalled: bool,
@@ -67,6 +69,7 @@ impl Receive {
             port,
             queue: VecDeque::new(),
             bytes: 0,
+            outside: VecDeque::new(),
             wake_at: None,
             last_frame_ns: now,
             stalled: false,
@@ -78,7 +81,7 @@ impl Receive {
 
     /// Frames that wait for buffers.
     pub(super) fn waiting(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.outside.len()
     }
 
     /// Whether the guest gave no buffer for so long that the carrier is off.
@@ -98,7 +101,7 @@ impl Receive {
 
     /// Takes the ring down; what waits is lost.
     pub(super) fn disconnect(mut self, ctx: &mut Context<'_>) {
-        ctx.stats.dropped_to_guest += self.queue.len() as u64;
+        ctx.stats.dropped_to_guest += self.waiting() as u64;
         self.release_kept(ctx.hv);
         self.ring.disconnect(ctx.hv);
     }
@@ -122,10 +125,32 @@ impl Receive {
             ctx.stats.joined_to_guest += 1;
             return;
         }
-        if self.bytes + frame.bytes.len() > QUEUE_BYTES || (!f.sg && frame.bytes.len() > PAGE_SIZE) {
+        if !f.sg && frame.bytes.len() > PAGE_SIZE {
             ctx.stats.dropped_to_guest += 1;
             return;
         }
+        if self.bytes >= QUEUE_BYTES || !self.outside.is_empty() {
+            if self.outside.len() < ctx.options.queue_len {
+                self.outside.push_back(frame);
+            } else {
+                ctx.stats.dropped_to_guest += 1;
+            }
+            return;
+        }
+        self.append(ctx, frame);
+    }
+
+    /// `xenvif_rx_dequeue`: room in the queue lets in what waits before it.
+    fn let_in(&mut self, ctx: &mut Context<'_>) {
+        while self.bytes < QUEUE_BYTES
+            && let Some(frame) = self.outside.pop_front()
+        {
+            self.append(ctx, frame);
+        }
+    }
+
+    fn append(&mut self, ctx: &mut Context<'_>, frame: Frame) {
+        let f = ctx.shared.features;
         self.bytes += frame.bytes.len();
         let patience = if f.rx_notify { DRAIN_NS } else { POLL_NS };
         self.queue.push_back(Waiting { frame, expires: ctx.hv.now_ns + patience });
@@ -150,6 +175,7 @@ impl Receive {
             }
             let Some(Waiting { frame, .. }) = self.queue.pop_front() else { break };
             self.bytes = self.bytes.saturating_sub(frame.bytes.len());
+            self.let_in(ctx);
             self.give(ctx, queue, frame);
             self.last_frame_ns = now;
             moved = true;
@@ -190,6 +216,7 @@ impl Receive {
             ctx.stats.expired_to_guest += 1;
             dropped = true;
         }
+        self.let_in(ctx);
         dropped
     }
 
@@ -264,7 +291,7 @@ impl Receive {
                     flags |= netif::RXF_EXTRA_INFO;
                 }
             }
-            self.data(ctx, chunk, headroom, flags, n == 0);
+            self.data(ctx, chunk, headroom, flags, n * (PAGE_SIZE - headroom));
             crossed += 1;
             if n == 0 {
                 for (i, info) in infos.iter().enumerate() {
@@ -281,7 +308,7 @@ impl Receive {
         }
         if chain {
             while self.ring.waiting(ctx.hv).is_ok_and(|left| left > 0) {
-                self.data(ctx, &[0x5a; 64], headroom, netif::RXF_MORE_DATA, false);
+                self.data(ctx, &[0x5a; 64], headroom, netif::RXF_MORE_DATA, frame.bytes.len());
                 crossed += 1;
             }
         }
@@ -306,11 +333,13 @@ impl Receive {
         });
     }
 
-    /// One slot of data.
-    fn data(&mut self, ctx: &mut Context<'_>, chunk: &[u8], headroom: usize, flags: u16, first: bool) {
+    /// One slot of data, which has the frame's bytes from `at` on.
+    fn data(&mut self, ctx: &mut Context<'_>, chunk: &[u8], headroom: usize, flags: u16, at: usize) {
         let (id, reference) = self.buffer(ctx.hv);
         let mut status = (headroom + chunk.len()) as i16;
-        if ctx.hv.copy_to_grant(reference, headroom, chunk).is_err() {
+        if let Ok(mfn) = ctx.hv.copy_to_grant(reference, headroom, chunk) {
+            ctx.hv.delivered(Delivery { mfn, offset: headroom, len: chunk.len(), at });
+        } else {
             status = netif::RSP_ERROR;
             ctx.stats.rx_errors += 1;
         }
@@ -324,7 +353,7 @@ impl Receive {
         if ctx.plans.due(NetHostile::RxErrorStatus) {
             status = -2;
         }
-        if first && ctx.plans.due(NetHostile::RxRunt) {
+        if at == 0 && ctx.plans.due(NetHostile::RxRunt) {
             status = 5;
             flags &= !netif::RXF_MORE_DATA;
         }

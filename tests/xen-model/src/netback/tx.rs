@@ -4,6 +4,7 @@
 use super::Context;
 use super::frame::{self, Checksum, ChecksumError, Frame, Headers, PacketHash};
 use super::journal::{Crossing, Direction};
+use super::options::VifOptions;
 use super::ring::BackRing;
 use crate::abi::netif;
 use crate::blkback::hash;
@@ -64,6 +65,13 @@ struct Pending {
     digest: u64,
 }
 
+impl Pending {
+    /// Whether pages of the guest's are still in use.
+    fn mapped(&self) -> bool {
+        self.slots.iter().any(|slot| slot.mapped.is_some())
+    }
+}
+
 /// Extra infos of a packet, by type.
 type Extras = [Option<[u8; netif::TX_ENTRY]>; 6];
 
@@ -112,9 +120,16 @@ impl Transmit {
         self.pending.iter().map(|p| p.slots.len()).sum()
     }
 
-    pub(super) fn deadline(&self, held: bool) -> Option<u64> {
-        let ready = self.pending.iter().map(|p| p.ready_at).filter(|_| !held && !self.lied).min();
+    pub(super) fn deadline(&self, options: &VifOptions) -> Option<u64> {
+        let at_once = self.pending.iter().filter(|p| !p.mapped()).map(|p| p.ready_at);
+        let ready = at_once.chain(self.unmaps_at(options)).filter(|_| !options.held && !self.lied).min();
         ready.into_iter().chain(self.wake_at).min()
+    }
+
+    /// When the thread runs next that unmaps pages and answers (`xenvif_dealloc_kthread`): the first page that nobody uses
+    /// any more wakes it, and it takes all that are free by then.
+    fn unmaps_at(&self, options: &VifOptions) -> Option<u64> {
+        self.pending.iter().filter(|p| p.mapped()).map(|p| p.ready_at + options.unmap_ns).min()
     }
 
     /// An event of the guest's arrived.
@@ -165,8 +180,9 @@ impl Transmit {
         if self.lied || ctx.options.held {
             return moved;
         }
+        let unmaps = self.unmaps_at(ctx.options).is_some_and(|at| at <= now);
         loop {
-            let ready = |p: &&Pending| p.ready_at <= now;
+            let ready = |p: &&Pending| p.ready_at <= now && (unmaps || !p.mapped());
             let count = self.pending.iter().filter(ready).count() as u64;
             if count == 0 {
                 break;
