@@ -1,214 +1,20 @@
 //! The ring against a backend written here, and negotiation against a store written here.
 
-use std::{
-    boxed::Box,
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    fmt,
-    rc::Rc,
-    string::{String, ToString},
-    vec,
-    vec::Vec,
-};
+use std::{boxed::Box, vec, vec::Vec};
 
+use fake_bus::{Pages, Ram, TestBus};
 use xen_abi::{
     blkif::{self, Blkif, Command, Direction, RawResponse},
     ring::BackRing,
     shared::SharedMemory,
 };
-use xenbus::{
-    client::{Bus, Error, Result as BusResult, Transaction},
-    interface::LogLevel,
-    pages::{Memory, take_references},
-    path::Path,
-};
+use xenbus::{pages::take_references, path::Path};
 
 use super::{
     config::{self, FlushBy, RingOffer, Spelling},
     io::{Io, Kind, Request, Run, Status},
     ring::{Abilities, BOUNCE_PAGES, FixedTables, HeapTables, Ring, SetupError, Tables},
 };
-
-/// The guest's memory, by frame.
-#[derive(Clone, Default)]
-struct Ram(Rc<RefCell<HashMap<u64, Vec<u8>>>>);
-
-impl Ram {
-    fn read(&self, address: u64, out: &mut [u8]) {
-        let ram = self.0.borrow();
-        for (index, byte) in out.iter_mut().enumerate() {
-            let at = address + index as u64;
-            *byte = ram.get(&(at / 4096)).map_or(0, |page| page[at as usize % 4096]);
-        }
-    }
-
-    fn write(&self, address: u64, data: &[u8]) {
-        let mut ram = self.0.borrow_mut();
-        for (index, byte) in data.iter().enumerate() {
-            let at = address + index as u64;
-            ram.entry(at / 4096).or_insert_with(|| vec![0; 4096])[at as usize % 4096] = *byte;
-        }
-    }
-}
-
-/// Some pages of it; frame numbers fall, so that nothing works by being contiguous.
-#[derive(Clone)]
-struct Pages {
-    ram: Ram,
-    first: u64,
-    count: usize,
-    leaked: Rc<Cell<u32>>,
-}
-
-impl Pages {
-    fn new(ram: &Ram, first: u64, count: usize) -> Self {
-        Self { ram: ram.clone(), first, count, leaked: Rc::default() }
-    }
-
-    fn address(&self, offset: usize) -> u64 {
-        (self.first - (offset / 4096) as u64) * 4096 + (offset % 4096) as u64
-    }
-}
-
-impl SharedMemory for Pages {
-    fn size(&self) -> usize {
-        self.count * 4096
-    }
-    fn load_u32(&self, offset: usize) -> u32 {
-        let mut bytes = [0; 4];
-        self.ram.read(self.address(offset), &mut bytes);
-        u32::from_le_bytes(bytes)
-    }
-    fn store_u32(&self, offset: usize, value: u32) {
-        self.ram.write(self.address(offset), &value.to_le_bytes());
-    }
-    fn read(&self, offset: usize, out: &mut [u8]) {
-        for (index, byte) in out.iter_mut().enumerate() {
-            let mut one = [0];
-            self.ram.read(self.address(offset + index), &mut one);
-            *byte = one[0];
-        }
-    }
-    fn write(&self, offset: usize, data: &[u8]) {
-        for (index, byte) in data.iter().enumerate() {
-            self.ram.write(self.address(offset + index), &[*byte]);
-        }
-    }
-}
-
-impl Memory for Pages {
-    fn frame(&self, index: usize) -> Option<u64> {
-        (index < self.count).then(|| self.first - index as u64)
-    }
-    fn leak(self) {
-        self.leaked.set(self.leaked.get() + 1);
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Grant {
-    gfn: u64,
-    read_only: bool,
-}
-
-/// A bus: grants that can be kept by the peer, a store, and a limit of references.
-struct TestBus {
-    grants: RefCell<HashMap<u32, Option<Grant>>>,
-    kept: RefCell<Vec<u32>>,
-    next: Cell<u32>,
-    limit: Cell<usize>,
-    store: RefCell<HashMap<String, String>>,
-    log: RefCell<Vec<String>>,
-}
-
-impl TestBus {
-    fn new() -> Self {
-        Self {
-            grants: RefCell::default(),
-            kept: RefCell::default(),
-            next: Cell::new(8),
-            limit: Cell::new(usize::MAX),
-            store: RefCell::default(),
-            log: RefCell::default(),
-        }
-    }
-
-    fn set(&self, path: &str, value: &str) {
-        self.store.borrow_mut().insert(path.to_string(), value.to_string());
-    }
-
-    fn get(&self, path: &str) -> Option<String> {
-        self.store.borrow().get(path).cloned()
-    }
-
-    fn grant(&self, reference: u32) -> Grant {
-        self.grants.borrow()[&reference].expect("a reference without access")
-    }
-
-    /// References that are given out.
-    fn out(&self) -> usize {
-        self.grants.borrow().len()
-    }
-
-    fn live(&self) -> usize {
-        self.grants.borrow().values().filter(|grant| grant.is_some()).count()
-    }
-}
-
-impl Bus for TestBus {
-    fn log(&self, _: LogLevel, text: fmt::Arguments<'_>) {
-        self.log.borrow_mut().push(text.to_string());
-    }
-    fn read(&self, _: Transaction, path: &[u8], buf: &mut [u8]) -> BusResult<usize> {
-        let value = self.get(core::str::from_utf8(path).unwrap()).ok_or(Error::NotFound)?;
-        let room = buf.get_mut(..value.len()).ok_or(Error::TooSmall)?;
-        room.copy_from_slice(value.as_bytes());
-        Ok(value.len())
-    }
-    fn write(&self, _: Transaction, path: &[u8], value: &[u8]) -> BusResult {
-        self.set(core::str::from_utf8(path).unwrap(), core::str::from_utf8(value).unwrap());
-        Ok(())
-    }
-    fn remove(&self, _: Transaction, path: &[u8]) -> BusResult {
-        self.store.borrow_mut().remove(core::str::from_utf8(path).unwrap()).map(|_| ()).ok_or(Error::NotFound)
-    }
-    fn transaction_start(&self) -> BusResult<Transaction> {
-        Ok(Transaction(1))
-    }
-    fn transaction_end(&self, _: Transaction, _: bool) -> BusResult {
-        Ok(())
-    }
-    fn grant_alloc(&self, references: &mut [u32]) -> BusResult {
-        let mut grants = self.grants.borrow_mut();
-        if grants.len() + references.len() > self.limit.get() {
-            return Err(Error::NoResources);
-        }
-        for reference in references {
-            *reference = self.next.get();
-            self.next.set(*reference + 1);
-            grants.insert(*reference, None);
-        }
-        Ok(())
-    }
-    fn grant_free(&self, references: &[u32]) {
-        for reference in references {
-            let grant = self.grants.borrow_mut().remove(reference).expect("freed twice");
-            assert!(grant.is_none(), "freed while granted");
-        }
-    }
-    fn grant_access(&self, reference: u32, gfn: u64, read_only: bool) -> BusResult {
-        let before = self.grants.borrow_mut().insert(reference, Some(Grant { gfn, read_only }));
-        assert!(matches!(before, Some(None)), "granted twice, or not ours");
-        Ok(())
-    }
-    fn grant_end(&self, reference: u32) -> BusResult {
-        if self.kept.borrow().contains(&reference) {
-            return Err(Error::InUse);
-        }
-        *self.grants.borrow_mut().get_mut(&reference).expect("not ours") = None;
-        Ok(())
-    }
-}
 
 /// A request over RAM from `address` on, or, where that is not in whole sectors, over `bytes`.
 struct Test {
@@ -286,7 +92,7 @@ impl Backend {
                 let grant = bus.grant(pages[0]);
                 assert!(grant.read_only);
                 let mut bytes = vec![0; usize::from(segment_count) * 8];
-                self.ram.read(grant.gfn * 4096, &mut bytes);
+                self.ram.read(grant.frame * 4096, &mut bytes);
                 let list: Vec<_> = bytes
                     .chunks(8)
                     .map(|raw| {
@@ -308,7 +114,7 @@ impl Backend {
         for segment in list {
             let grant = bus.grant(segment.gref());
             let (offset, len) = segment.bytes();
-            let address = grant.gfn * 4096 + offset as u64;
+            let address = grant.frame * 4096 + offset as u64;
             match direction {
                 Direction::Read => {
                     assert!(!grant.read_only);
@@ -344,7 +150,7 @@ fn ring(ram: &Ram) -> TestRing {
 }
 
 fn attach<T: Tables<Boxed>>(ring: &mut TestRing<T>, bus: &TestBus, memory: Pages) -> Result<(), SetupError> {
-    let mut references = vec![0; ring.references_wanted(memory.count)];
+    let mut references = vec![0; ring.references_wanted(memory.size() / 4096)];
     let taken = take_references(bus, &mut references);
     ring.attach(bus, memory, &references[..taken])
 }
@@ -356,7 +162,7 @@ fn connect<T: Tables<Boxed>>(
     pages: usize,
     abilities: Abilities,
 ) -> Backend {
-    let memory = Pages::new(ram, 0xA000 + u64::from(bus.next.get()), pages);
+    let memory = Pages::new(ram, 0xA000 + bus.made.get(), pages);
     attach(ring, bus, memory.clone()).unwrap();
     assert_eq!(ring.ring_refs().len(), pages);
     let backend = Backend::new(ram, memory);
@@ -399,7 +205,7 @@ fn reads_and_writes_move_the_right_bytes() {
     let (ram, bus) = (Ram::default(), TestBus::new());
     let mut ring = ring(&ram);
     let mut backend = connect(&mut ring, &bus, &ram, 2, ALL);
-    let idle = bus.live();
+    let idle = bus.live(0..u64::MAX).len();
     for (name, count) in [1, 7, 8, 9, 88, 100, 2048, 8191].into_iter().enumerate() {
         let read = request(name as u32, Kind::Read, 3, count);
         let mut write = request(name as u32 + 20, Kind::Write, 3, count);
@@ -418,7 +224,7 @@ fn reads_and_writes_move_the_right_bytes() {
         assert_eq!(settle(&mut ring, &bus, &mut backend)[0].1, Status::Done);
         assert!(backend.disk[1536..1536 + len] == data);
         assert_eq!(backend.flushes, flushes + 1, "a forced write is flushed");
-        assert_eq!(bus.live(), idle, "every grant of the request is ended");
+        assert_eq!(bus.live(0..u64::MAX).len(), idle, "every grant of the request is ended");
     }
     assert_eq!(backend.largest, 256);
 }
@@ -558,7 +364,7 @@ fn wrong_responses_break_the_ring() {
         assert_eq!(finished(&mut ring, &bus).len(), 0);
         assert!(ring.is_broken());
         let said = format!("response id {:#x}, operation {}:", response.id, response.operation);
-        assert!(bus.log.borrow().iter().any(|line| line.starts_with(&said)), "{:?}", bus.log.borrow());
+        assert!(bus.logged(&said), "{}", bus.log_text());
         // Nothing is handed out, looked at or ended any more.
         let next = ring.submit(&bus, request(2, Kind::Read, 0, 8)).ok().unwrap();
         assert!(!next.more && !next.notify);
@@ -599,11 +405,11 @@ fn a_request_whose_page_is_kept_is_not_issued_again_before_it_is_free() {
     connect(&mut ring, &bus, &ram, 1, ALL);
     submit(&mut ring, &bus, request(1, Kind::Read, 0, 8));
     submit(&mut ring, &bus, request(2, Kind::Read, 8, 8));
-    let kept = bus.grants.borrow().iter().filter(|(_, g)| g.is_some_and(|g| g.gfn >= 0x4_0000)).map(|(r, _)| *r).min();
+    let kept = bus.live(0x4_0000..u64::MAX).first().copied();
     bus.kept.borrow_mut().push(kept.unwrap());
     ring.distrust(&bus, format_args!("no answer"));
     ring.detach(&bus);
-    assert_eq!(bus.live(), 1, "all but the kept one are ended");
+    assert_eq!(bus.live(0..u64::MAX).len(), 1, "all but the kept one are ended");
     let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
     for _ in 0..3 {
         backend.run(&bus);
@@ -641,7 +447,7 @@ fn an_index_that_runs_away_breaks_the_ring() {
     backend.ring.memory().store_u32(xen_abi::ring::RSP_PROD, 1000);
     assert_eq!(finished(&mut ring, &bus).len(), 0);
     assert!(ring.is_broken());
-    assert!(bus.log.borrow()[0].contains("rsp_prod 0x3e8, not within 0x0..=0x1"), "{:?}", bus.log.borrow());
+    assert!(bus.logged("rsp_prod 0x3e8, not within 0x0..=0x1"), "{}", bus.log_text());
 }
 
 #[test]
@@ -651,7 +457,7 @@ fn a_page_that_the_peer_keeps_holds_its_request() {
     let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
     submit(&mut ring, &bus, request(1, Kind::Read, 0, 8));
     submit(&mut ring, &bus, request(2, Kind::Read, 8, 8));
-    let kept = bus.grants.borrow().iter().filter(|(_, g)| g.is_some_and(|g| g.gfn >= 0x4_0000)).map(|(r, _)| *r).min();
+    let kept = bus.live(0x4_0000..u64::MAX).first().copied();
     bus.kept.borrow_mut().push(kept.unwrap());
     backend.run(&bus);
     assert!(finished(&mut ring, &bus).len() <= 1);
@@ -672,9 +478,9 @@ fn a_kept_bounce_page_costs_the_page_and_not_the_data() {
     let mut read = request(1, Kind::Read, 0, 8);
     read.io.bounce = true;
     read.bytes = vec![0; 4096];
-    let before: Vec<u32> = bus.grants.borrow().iter().filter(|(_, g)| g.is_some()).map(|(r, _)| *r).collect();
+    let before = bus.live(0..u64::MAX);
     submit(&mut ring, &bus, read);
-    let grants = bus.grants.borrow().iter().filter(|(_, g)| g.is_some()).map(|(r, _)| *r).collect::<Vec<_>>();
+    let grants = bus.live(0..u64::MAX);
     bus.kept.borrow_mut().extend(grants.iter().filter(|reference| !before.contains(reference)));
     let done = settle(&mut ring, &bus, &mut backend);
     assert_eq!(done[0].1, Status::Done);
@@ -721,7 +527,7 @@ fn requests_survive_a_new_backend_in_their_order() {
     ring.freeze();
     submit(&mut ring, &bus, request(40, Kind::Read, 0, 2000));
     ring.detach(&bus);
-    assert_eq!(bus.grants.borrow().len(), 0, "nothing is left behind");
+    assert_eq!(bus.out(), 0, "nothing is left behind");
     let mut backend = connect(&mut ring, &bus, &ram, 1, Abilities { flush: None, indirect: 0 });
     assert!(ring.in_flight() > 0);
     let done = settle(&mut ring, &bus, &mut backend);
@@ -773,7 +579,7 @@ fn a_dump_needs_32_kib_and_no_allocation() {
     let (ram, bus) = (Ram::default(), TestBus::new());
     // All that it needs: the books, one page of ring, two bounce pages.
     let pool = Pages::new(&ram, 0x9000, 2);
-    assert!(size_of::<TestRing<Dump>>() + (1 + pool.count) * 4096 <= 32 * 1024);
+    assert!(size_of::<TestRing<Dump>>() + 4096 + pool.size() <= 32 * 1024);
     let mut ring: TestRing<Dump> = Ring::new(Dump::new(), pool, 7).unwrap();
     let mut backend = connect(&mut ring, &bus, &ram, 1, ALL);
     for round in 0..100_u32 {

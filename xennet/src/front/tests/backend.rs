@@ -10,10 +10,9 @@ use xen_abi::{
     ring::BackRing,
 };
 
-use super::{
-    bus::{Pages, Ram, TestBus},
-    frames::{Shape, fold, words},
-};
+use fake_bus::{Pages, Ram, TestBus};
+
+use super::frames::{Shape, fold, words};
 
 /// A packet as it came over the ring.
 #[derive(Clone, Debug)]

@@ -8,7 +8,6 @@ use std::{
 
 use xenbus::{client::Error, path::Path};
 
-use super::bus::TestBus;
 use crate::front::{
     Abilities,
     config::{
@@ -16,6 +15,7 @@ use crate::front::{
         Wishes, carrier, device, negotiate, publish, speed,
     },
 };
+use fake_bus::TestBus;
 
 const BACKEND: &str = "/local/domain/0/backend/vif/1/0";
 

@@ -8,11 +8,11 @@ use xen_abi::{
     shared::SharedMemory,
 };
 
-use super::bus::{Pages, Ram, TestBus};
 use crate::front::{
     SetupError,
     ctrl::{CtrlError, Hash, REFERENCES, Ring, Wait},
 };
+use fake_bus::{Pages, Ram, TestBus};
 
 /// What a backend was told.
 #[derive(Default)]

@@ -2,7 +2,6 @@
 //! written here.
 
 mod backend;
-mod bus;
 mod config;
 mod ctrl;
 mod frames;

@@ -4,12 +4,9 @@ use std::{vec, vec::Vec};
 
 use xen_abi::netif::{Extra, GsoType, HASH_TOEPLITZ, RSP_DROPPED, RSP_ERROR, RxFlags, RxResponse};
 
-use super::{
-    Random,
-    backend::Backend,
-    bus::{Pages, Ram, TestBus},
-    frames::Shape,
-};
+use fake_bus::{Pages, Ram, TestBus};
+
+use super::{Random, backend::Backend, frames::Shape};
 use crate::front::{
     SetupError,
     rx::{Checksum, FRAGMENTS, Gso, Queue, Received},

@@ -2,9 +2,10 @@
 
 use std::{cell::Cell, rc::Rc, vec::Vec};
 
+use fake_bus::{Pages, Ram, TestBus};
+
 use super::{
     backend::{Backend, Sent},
-    bus::{Pages, Ram, TestBus},
     frames::MAC,
 };
 use crate::front::{

@@ -6,9 +6,10 @@ use std::{collections::HashMap, format, string::ToString, vec, vec::Vec};
 use xen_abi::netif::{Extra, RSP_DROPPED, RSP_ERROR, RSP_OKAY, TxFlags};
 use xenbus::path::Path;
 
+use fake_bus::TestBus;
+
 use super::{
     Random,
-    bus::TestBus,
     frames::{MAC, Shape, fold},
     sender::{ALL, PACKETS, Rig},
 };

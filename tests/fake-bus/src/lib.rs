@@ -1,13 +1,11 @@
-//! A guest's memory, and a bus with grants that the peer can keep, a store, and a limit of references.
+//! For the frontends' own tests: a guest's memory, and a bus with grants that the peer can keep, a store, and a limit of
+//! references. What is done to the bus against its rules (a grant ended twice, a reference freed while granted) panics.
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     fmt,
     rc::Rc,
-    string::{String, ToString},
-    vec,
-    vec::Vec,
 };
 
 use xen_abi::shared::SharedMemory;
@@ -18,10 +16,11 @@ use xenbus::{
 };
 
 /// The guest's memory, by frame.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ram(Rc<RefCell<HashMap<u64, Vec<u8>>>>);
 
 impl Ram {
+    /// Copies bytes out; what was never written is 0.
     pub fn read(&self, mut address: u64, out: &mut [u8]) {
         let ram = self.0.borrow();
         let mut out = out;
@@ -37,12 +36,14 @@ impl Ram {
         }
     }
 
+    /// [`Self::read`] into a new buffer.
     pub fn bytes(&self, address: u64, count: usize) -> Vec<u8> {
         let mut out = vec![0; count];
         self.read(address, &mut out);
         out
     }
 
+    /// Copies bytes in.
     pub fn write(&self, mut address: u64, data: &[u8]) {
         let mut ram = self.0.borrow_mut();
         let mut data = data;
@@ -57,15 +58,17 @@ impl Ram {
 }
 
 /// Some pages of it; frame numbers fall, so that nothing works by being contiguous.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Pages {
     ram: Ram,
     first: u64,
     count: usize,
+    /// How often [`Memory::leak`] was called on this or a clone.
     pub leaked: Rc<Cell<u32>>,
 }
 
 impl Pages {
+    /// `count` zeroed pages: the frame `first` and those below it.
     pub fn new(ram: &Ram, first: u64, count: usize) -> Self {
         for page in 0..count as u64 {
             ram.write((first - page) * 4096, &[0; 4096]);
@@ -73,6 +76,7 @@ impl Pages {
         Self { ram: ram.clone(), first, count, leaked: Rc::default() }
     }
 
+    /// The address of a byte of them.
     pub fn address(&self, offset: usize) -> u64 {
         (self.first - (offset / 4096) as u64) * 4096 + (offset % 4096) as u64
     }
@@ -123,13 +127,17 @@ impl Memory for Pages {
     }
 }
 
+/// What the peer may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Grant {
+    /// The frame.
     pub frame: u64,
+    /// The peer may not write it.
     pub read_only: bool,
 }
 
 /// The bus.
+#[derive(Debug)]
 pub struct TestBus {
     grants: RefCell<HashMap<u32, Option<Grant>>>,
     /// References whose access the peer does not let go of.
@@ -137,6 +145,7 @@ pub struct TestBus {
     /// It keeps every one.
     pub keeps_all: Cell<bool>,
     next: Cell<u32>,
+    /// How many references there are.
     pub limit: Cell<usize>,
     store: RefCell<HashMap<String, String>>,
     log: RefCell<Vec<String>>,
@@ -145,6 +154,7 @@ pub struct TestBus {
 }
 
 impl TestBus {
+    /// A bus with an empty store and references without end.
     pub fn new() -> Self {
         Self {
             grants: RefCell::default(),
@@ -158,14 +168,17 @@ impl TestBus {
         }
     }
 
+    /// Writes a key of the store.
     pub fn set(&self, path: &str, value: &str) {
         self.store.borrow_mut().insert(path.to_string(), value.to_string());
     }
 
+    /// Reads a key of the store.
     pub fn get(&self, path: &str) -> Option<String> {
         self.store.borrow().get(path).cloned()
     }
 
+    /// The keys of the store, in order.
     pub fn keys(&self) -> Vec<String> {
         let mut keys: Vec<_> = self.store.borrow().keys().cloned().collect();
         keys.sort();
@@ -173,6 +186,9 @@ impl TestBus {
     }
 
     /// The page behind a reference that the peer may use.
+    ///
+    /// # Panics
+    /// If the peer may not use it.
     pub fn grant(&self, reference: u32) -> Grant {
         self.grants.borrow().get(&reference).copied().flatten().expect("a reference without access")
     }
@@ -183,7 +199,7 @@ impl TestBus {
     }
 
     /// References by which the peer may use frames that are in `range`, in order.
-    pub fn live(&self, range: core::ops::Range<u64>) -> Vec<u32> {
+    pub fn live(&self, range: std::ops::Range<u64>) -> Vec<u32> {
         let grants = self.grants.borrow();
         let inside = |grant: &Option<Grant>| grant.is_some_and(|grant| range.contains(&grant.frame));
         let mut live: Vec<_> =
@@ -197,6 +213,7 @@ impl TestBus {
         self.grants.borrow().values().flatten().any(|grant| grant.frame == frame)
     }
 
+    /// Takes so many references, or as many as there are.
     pub fn references(&self, count: usize) -> Vec<u32> {
         let mut references = vec![0; count];
         let taken = take_references(self, &mut references);
@@ -209,8 +226,15 @@ impl TestBus {
         self.log.borrow().iter().any(|line| line.contains(text))
     }
 
+    /// All lines of the log.
     pub fn log_text(&self) -> String {
         self.log.borrow().join("\n")
+    }
+}
+
+impl Default for TestBus {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -232,7 +256,7 @@ impl Bus for TestBus {
         let path = core::str::from_utf8(path).unwrap();
         let mut store = self.store.borrow_mut();
         let before = store.len();
-        let below = std::format!("{path}/");
+        let below = format!("{path}/");
         store.retain(|key, _| key != path && !key.starts_with(&below));
         if store.len() < before { Ok(()) } else { Err(Error::NotFound) }
     }
