@@ -17,7 +17,7 @@ pub struct Args {
     /// Build faster, with less optimisation; the same checks
     #[arg(long)]
     dev: bool,
-    /// Build twice, in two other folders, and compare
+    /// Build twice, in two other folders, once from copies of the crates and without a network, and compare
     #[arg(long)]
     check_reproducible: bool,
     /// Only this driver; may be given more than once

@@ -3,6 +3,7 @@
 
 mod bench;
 mod build;
+mod crates;
 mod demo;
 mod dist;
 mod exports;
@@ -54,6 +55,8 @@ enum Command {
     Mutants(mutants::Args),
     /// Feed the decoders of what other domains write with random input
     Fuzz(fuzz::Args),
+    /// Copy the crates that everything is built from, for builds without a network
+    Vendor(crates::Args),
     /// What cargo starts as the linker of a driver
     #[command(hide = true)]
     Link(linker::Args),
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Mutants(args) => mutants::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Vendor(args) => crates::run(&args),
         Command::Link(args) => linker::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -8,9 +8,9 @@ use std::process::Command;
 use anyhow::Context;
 
 use crate::kit::{self, Kit};
-use crate::linker;
 use crate::toolchain::{TARGET, Toolchain};
 use crate::workspace::{write, write_if_changed};
+use crate::{crates, linker};
 
 /// What wdk-build tells the linker for a WDM driver, and what makes the image reproducible.
 const LINK_FLAGS: &[&str] = &[
@@ -36,8 +36,8 @@ const LINK_FLAGS: &[&str] = &[
 pub struct Overlay {
     toolchain: Toolchain,
     kit: Kit,
-    /// The file for `--config`.
-    config: PathBuf,
+    /// The files for `--config`.
+    configs: Vec<PathBuf>,
     lock: PathBuf,
     /// Exists and holds [`Self::state`] once a build got everything that it needs from the registry.
     complete: PathBuf,
@@ -55,10 +55,28 @@ impl Overlay {
         let script = folder.join("lld-link");
         linker::write_script(&script, &toolchain.linker, root)?;
         let lock = lock_file(root, folder)?;
-        let config = folder.join("overlay.toml");
-        write_if_changed(&config, text(root, &kit, &script, &lock, &toolchain.sources).as_bytes())?;
         let complete = folder.join(format!("lock/complete-{profile}"));
-        Ok(Self { toolchain, kit, config, lock, complete })
+        let crates = folder.join("crates.toml");
+        write_if_changed(&crates, crates_text(root, &lock).as_bytes())?;
+        let mut overlay = Self { toolchain, kit, configs: vec![crates], lock, complete };
+        let flags = folder.join("flags.toml");
+        // The crates may be gone although a build once got them.
+        let remaps = overlay.remaps(root).or_else(|_| overlay.remember(false).and_then(|()| overlay.remaps(root)))?;
+        let text = flags_text(&overlay.kit, &script, root, &remaps);
+        write_if_changed(&flags, text.as_bytes())?;
+        overlay.configs.push(flags);
+        Ok(overlay)
+    }
+
+    /// Paths of this machine, and what stands for each in images and symbols: the same wherever the crates came from.
+    ///
+    /// # Errors
+    /// Where cargo cannot find the crates.
+    fn remaps(&self, root: &Path) -> anyhow::Result<Vec<(PathBuf, &'static str)>> {
+        let mut remaps = vec![(root.to_owned(), "/src")];
+        remaps.extend(crates::folders(self.cargo().current_dir(root))?.into_iter().map(|folder| (folder, "/cargo")));
+        remaps.extend(self.toolchain.sources.iter().map(|folder| (folder.clone(), "/rust")));
+        Ok(remaps)
     }
 
     /// The clippy of its toolchain, as [`Toolchain::clippy`].
@@ -74,7 +92,10 @@ impl Overlay {
     pub fn cargo(&self) -> Command {
         let mut cargo = self.toolchain.cargo();
         let include: Vec<String> = self.kit.include.iter().map(|folder| folder.display().to_string()).collect();
-        cargo.arg("--config").arg(&self.config).env("XTASK_KIT_INCLUDE", include.join(":"));
+        for config in &self.configs {
+            cargo.arg("--config").arg(config);
+        }
+        cargo.env("XTASK_KIT_INCLUDE", include.join(":"));
         if std::fs::read(&self.complete).is_ok_and(|old| Some(old) == self.state()) {
             cargo.args(["--offline", "--quiet"]);
         }
@@ -114,13 +135,8 @@ fn lock_file(root: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(lock)
 }
 
-/// The overlay as cargo reads it.
-fn text(root: &Path, kit: &Kit, linker: &Path, lock: &Path, sources: &[PathBuf]) -> String {
-    let lib = kit.lib.strip_prefix(root).unwrap_or(&kit.lib);
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned(), format!("-Lnative={}", lib.display())];
-    flags.extend(LINK_FLAGS.iter().map(|flag| format!("-Clink-arg={flag}")));
-    flags.extend(remaps(root, sources).into_iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")));
-    let flags: Vec<String> = flags.iter().map(|flag| quote(flag)).collect();
+/// Which crates are overlaid, as cargo reads it.
+fn crates_text(root: &Path, lock: &Path) -> String {
     let path = |path: &Path| quote(&path.display().to_string());
     [
         "# Written by `cargo xtask build`; changes are lost.".to_owned(),
@@ -128,9 +144,6 @@ fn text(root: &Path, kit: &Kit, linker: &Path, lock: &Path, sources: &[PathBuf])
         format!("wdk-build = {{ path = {} }}", path(&root.join("xtask/wdk-build"))),
         "[resolver]".to_owned(),
         format!("lockfile-path = {}", path(lock)),
-        format!("[target.{TARGET}]"),
-        format!("linker = {}", path(linker)),
-        format!("rustflags = [{}]", flags.join(", ")),
         // Built with less optimisation it refers to `fma` of a C runtime that a driver has not.
         "[profile.dev.package.compiler_builtins]".to_owned(),
         "opt-level = 3".to_owned(),
@@ -142,17 +155,21 @@ fn text(root: &Path, kit: &Kit, linker: &Path, lock: &Path, sources: &[PathBuf])
     .join("\n")
 }
 
-/// Paths of this machine, and what stands for each in images and symbols.
-fn remaps(root: &Path, sources: &[PathBuf]) -> Vec<(String, String)> {
-    let mut remaps = vec![(root.display().to_string(), "/src".to_owned())];
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))).unwrap_or_default();
-    let registry = home.join("registry/src");
-    remaps.push((registry.display().to_string(), "/cargo".to_owned()));
-    for source in sources {
-        remaps.push((source.display().to_string(), "/rust".to_owned()));
-    }
-    remaps
+/// Linker and flags, as cargo reads them.
+fn flags_text(kit: &Kit, linker: &Path, root: &Path, remaps: &[(PathBuf, &str)]) -> String {
+    let lib = kit.lib.strip_prefix(root).unwrap_or(&kit.lib);
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned(), format!("-Lnative={}", lib.display())];
+    flags.extend(LINK_FLAGS.iter().map(|flag| format!("-Clink-arg={flag}")));
+    flags.extend(remaps.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
+    let flags: Vec<String> = flags.iter().map(|flag| quote(flag)).collect();
+    [
+        "# Written by `cargo xtask build`; changes are lost.".to_owned(),
+        format!("[target.{TARGET}]"),
+        format!("linker = {}", quote(&linker.display().to_string())),
+        format!("rustflags = [{}]", flags.join(", ")),
+        String::new(),
+    ]
+    .join("\n")
 }
 
 /// `text` as a TOML string.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use crate::packages::{self, MINGW_GCC};
-use crate::toolchain;
 use crate::workspace::{self, relative, write_if_changed};
+use crate::{crates, toolchain};
 
 /// The programs: package and file.
 const PROGRAMS: [(&str, &str); 3] = [("shutdownmon", "shutdownmon"), ("xentool", "xentool"), ("installer", "setup")];
@@ -36,7 +36,7 @@ pub fn build() -> anyhow::Result<Vec<PathBuf>> {
     } else {
         packages::ensure(&[&MINGW_GCC])?;
         let mut cargo = toolchain::debian_user_mode("build")?;
-        cargo.current_dir(&root).args(["--target", TARGET]).env("CARGO_ENCODED_RUSTFLAGS", flags(&root));
+        cargo.current_dir(&root).args(["--target", TARGET]).env("CARGO_ENCODED_RUSTFLAGS", flags(&root)?);
         cargo
     };
     cargo.args(["--release", "--target-dir"]).arg(&target);
@@ -86,14 +86,13 @@ pub fn lint() -> anyhow::Result<()> {
 }
 
 /// Flags that keep this machine's paths and the clock out of the programs.
-fn flags(root: &Path) -> String {
-    let home = std::env::var_os("CARGO_HOME")
-        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"), PathBuf::from);
-    [
-        format!("--remap-path-prefix={}=xen-pv", root.display()),
-        format!("--remap-path-prefix={}=cargo", home.display()),
-        "-Cstrip=symbols".to_owned(),
-        "-Clink-arg=-Wl,--no-insert-timestamp".to_owned(),
-    ]
-    .join("\u{1f}")
+///
+/// # Errors
+/// Where cargo cannot find the crates.
+fn flags(root: &Path) -> anyhow::Result<String> {
+    let mut flags = vec![format!("--remap-path-prefix={}=xen-pv", root.display())];
+    let folders = crates::folders(toolchain::debian_cargo()?.current_dir(root))?;
+    flags.extend(folders.iter().map(|folder| format!("--remap-path-prefix={}=cargo", folder.display())));
+    flags.extend(["-Cstrip=symbols".to_owned(), "-Clink-arg=-Wl,--no-insert-timestamp".to_owned()]);
+    Ok(flags.join("\u{1f}"))
 }

@@ -1,4 +1,5 @@
-//! `cargo xtask build --check-reproducible`: the same source in two folders must give the same bytes.
+//! `cargo xtask build --check-reproducible`: the same source in two folders must give the same bytes, one with crates from
+//! the registry, the other with copies of them and no network.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -7,9 +8,10 @@ use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
 use crate::build::{self, Profile};
-use crate::workspace;
+use crate::{crates, workspace};
 
-/// Builds copies of the tree in two folders of different depth and compares what came out.
+/// Builds copies of the tree in two folders of different depth and compares what came out. The second takes its crates
+/// from a folder, as `cargo xtask vendor` makes it.
 ///
 /// # Errors
 /// Where a build fails or a file differs.
@@ -21,6 +23,12 @@ pub fn check(profile: Profile, only: &[String]) -> anyhow::Result<()> {
         std::fs::create_dir_all(copy)?;
         workspace::copy_tracked(copy).context("copy of the tree")?;
     }
+    let crates = copies[1].join("vendor");
+    crates::vendor(&copies[1], &crates)?;
+    let config = copies[1].join(".cargo/config.toml");
+    let text = std::fs::read_to_string(&config).context("cannot read .cargo/config.toml")?;
+    std::fs::write(&config, format!("{text}\n{}", crates::replacement(&crates)))
+        .context("cannot write .cargo/config.toml")?;
     let mut results = Vec::new();
     for copy in &copies {
         println!("== build in {}", copy.display());

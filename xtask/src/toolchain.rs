@@ -13,6 +13,9 @@ use crate::packages::{self, CARGO, CLANG_HEADERS, CLIPPY, LIBCLANG, LLD, MINGW, 
 /// The target that drivers are built for.
 pub const TARGET: &str = "x86_64-pc-windows-msvc";
 
+/// Where Debian has the sources of the standard library.
+pub const LIBRARY: &str = "/usr/lib/rustlib/src/rust/library";
+
 /// A compiler and linker for [`TARGET`] on a host without the Windows Driver Kit.
 pub struct Toolchain {
     /// One line about it, for the build's output.
@@ -88,14 +91,23 @@ pub fn debian_clippy() -> anyhow::Result<PathBuf> {
     Ok(CLIPPY.path().to_owned())
 }
 
+/// Debian's cargo and compiler.
+///
+/// # Errors
+/// [`packages::Missing`].
+pub fn debian_cargo() -> anyhow::Result<Command> {
+    packages::ensure(&[&RUSTC, &CARGO, &RUST_SRC])?;
+    let mut command = clean(CARGO.path());
+    command.env("RUSTC", RUSTC.path()).env("RUSTC_BOOTSTRAP", "1");
+    Ok(command)
+}
+
 /// `cargo build` or another verb of Debian's compiler for programs of user mode: the standard library from source.
 ///
 /// # Errors
 /// [`packages::Missing`].
 pub fn debian_user_mode(verb: &str) -> anyhow::Result<Command> {
-    packages::ensure(&[&RUSTC, &CARGO, &RUST_SRC])?;
-    let mut command = clean(CARGO.path());
-    command.env("RUSTC", RUSTC.path()).env("RUSTC_BOOTSTRAP", "1");
+    let mut command = debian_cargo()?;
     command.args([verb, "--locked", "-Zbuild-std=std,panic_abort"]);
     Ok(command)
 }
