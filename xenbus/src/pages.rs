@@ -14,6 +14,10 @@ pub trait Memory: SharedMemory {
     fn copy_out(&self, offset: usize, out: &mut [u8]) {
         self.read(offset, out);
     }
+    /// Copies bytes into a page that no peer may write; it sees them once it is told of them by [`SharedMemory`].
+    fn copy_in(&self, offset: usize, data: &[u8]) {
+        self.write(offset, data);
+    }
     /// Zeroes bytes, of a page that no peer has access to.
     fn scrub(&self, offset: usize, len: usize) {
         const ZEROS: [u8; 512] = [0; 512];

@@ -58,15 +58,19 @@ impl SharedMemory for SharedPages {
     fn size(&self) -> usize {
         self.region.size()
     }
+    #[inline]
     fn load_u32(&self, offset: usize) -> u32 {
         self.region.load_u32(offset)
     }
+    #[inline]
     fn store_u32(&self, offset: usize, value: u32) {
         self.region.store_u32(offset, value);
     }
+    #[inline]
     fn read(&self, offset: usize, out: &mut [u8]) {
         self.region.read(offset, out);
     }
+    #[inline]
     fn write(&self, offset: usize, data: &[u8]) {
         self.region.write(offset, data);
     }
@@ -85,6 +89,16 @@ impl Memory for SharedPages {
         {
             // SAFETY: as in `scrub`; Windows has not got the page yet.
             unsafe { out.as_mut_ptr().copy_from_nonoverlapping(self.pages.as_ptr().add(offset), out.len()) };
+        }
+    }
+    #[inline]
+    fn copy_in(&self, offset: usize, data: &[u8]) {
+        if let Some(end) = offset.checked_add(data.len())
+            && end <= self.region.size()
+        {
+            // SAFETY: the bytes lie inside of the pages, which are zeroed memory of this value's own. Nobody else writes
+            // them: the peer may not, by contract, and the atomic accesses of this value are under the same lock.
+            unsafe { self.pages.as_ptr().add(offset).copy_from_nonoverlapping(data.as_ptr(), data.len()) };
         }
     }
     fn scrub(&self, offset: usize, len: usize) {

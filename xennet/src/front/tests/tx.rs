@@ -94,6 +94,37 @@ fn a_packet_in_one_page_goes_as_it_is() {
 }
 
 #[test]
+fn headers_in_a_page_of_their_own_go_beside_the_payload() {
+    let payload: Vec<u8> = (0..1200_u32).map(|at| (at * 7) as u8).collect();
+    let plain = Shape::tcp4(payload.clone());
+    let options = Shape { tcp_options: 12, ..plain.clone() };
+    let asked = Offload { tcp_checksum: true, udp_checksum: true, ..Offload::default() };
+    for (shape, cut, copied) in [
+        (plain.clone(), 54, 54),
+        (options.clone(), 66, 66),
+        // Some payload comes with the headers.
+        (options.clone(), 96, 96),
+        (Shape::udp4(payload), 42, 42),
+        // Not all of the headers are in the first piece, which the general way finds out.
+        (options, 60, 66),
+        (plain, 42, 54),
+    ] {
+        for (frame, offload) in [(shape.whole(), Offload::default()), (half_summed(&shape), asked)] {
+            let mut rig = Rig::connected(16, ALL);
+            let made = rig.bus.made.get();
+            rig.send(&frame, &[cut], offload);
+            let _ = rig.flush();
+            let sent = rig.served();
+            assert_eq!((sent[0].bytes.as_slice(), sent[0].ids.len()), (frame.as_slice(), 2), "{cut}");
+            assert_eq!(sent[0].wire(&shape, false), [shape.whole()], "{cut}");
+            assert_eq!((rig.queue.counters().copied, rig.bus.made.get() - made), (copied, 1), "{cut}");
+            assert_eq!(rig.finished(), [(0, Status::Sent)]);
+            assert!(rig.is_idle());
+        }
+    }
+}
+
+#[test]
 fn what_has_to_be_changed_is_changed_in_a_copy_of_the_headers() {
     let shape = Shape::tcp4((0..1400_u32).map(|at| at as u8).collect());
     let sum = Offload { tcp_checksum: true, ..Offload::default() };

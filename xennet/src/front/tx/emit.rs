@@ -174,6 +174,15 @@ impl<P: Packet, M: Memory> Queue<P, M> {
                 learned.note_v4(plain.source());
             }
         }
+        if flags.is_none()
+            && granted
+            && abilities.scatter
+            && offload.segment.is_none()
+            && first.bytes <= HEAD as u32
+            && let Some(step) = self.emit_apart(bus, index, first.bytes)
+        {
+            return step;
+        }
         let flags = match flags {
             Some(flags) => flags,
             None => match self.prepare(bus, index, first.bytes, whole.is_some()) {
@@ -183,6 +192,54 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         };
         let Some(piece) = whole else { return Step::Exhausted };
         self.push_whole(bus, index, piece, flags)
+    }
+
+    /// A packet that needs no change, with a first run of `count` bytes that is not much more than its headers, and all the
+    /// rest in one page: as TCP's packets come, with headers of the stack's and payload of a program's. The run goes in a
+    /// chunk of the pool, the rest from where it is. None: the packet is another. The caller found a reference.
+    #[inline]
+    fn emit_apart<B: Bus>(&mut self, bus: &B, index: u16, count: u32) -> Option<Step> {
+        let room = self.room();
+        let Self { entries, slots, link, stock, counters, in_flight, learned, .. } = self;
+        let (link, entry) = (link.as_mut()?, entries.get_mut(usize::from(index))?);
+        let packet = entry.packet.as_mut()?;
+        let rest = packet.run(count)?;
+        let rest = Piece::whole(rest, packet.len() - count)?;
+        let mut head = [0; HEAD];
+        if !packet.copy(0, head.get_mut(..count as usize)?) {
+            return None;
+        }
+        let plain = Plain::new(head.first_chunk()?).filter(|plain| plain.headers().is_some_and(|end| end <= count))?;
+        let flags = plain.as_it_is(packet.len(), &packet.offload(), link.abilities.checksum_v4)?;
+        if room < 2 {
+            return Some(Step::Exhausted);
+        }
+        packet.has_destination(plain.destination());
+        learned.note_v4(plain.source());
+        // There is room for both, so nothing is left half done.
+        let (gref, (slot, id)) = (stock.pop()?, slots.take(index, 0)?);
+        let (_, rest_id) = slots.take(index, gref)?;
+        let at = usize::from(slot) * CHUNK;
+        let pool_ref = link.pool_refs.get(at / PAGE).copied()?;
+        link.pool.copy_in(at, &head);
+        let (size, first) = (count as u16 + rest.len, flags | TxFlags::MORE_DATA);
+        let request = TxRequest { gref: pool_ref, offset: (at % PAGE) as u16, flags: first.bits(), id, size };
+        let mut pushed = u16::from(link.ring.push(&request.into()).is_ok());
+        let granted = bus.grant_access(gref, rest.frame, true);
+        if granted.is_ok() {
+            let request = TxRequest { gref, offset: rest.offset, flags: 0, id: rest_id, size: rest.len };
+            pushed += u16::from(link.ring.push(&request.into()).is_ok());
+        }
+        *in_flight += u32::from(pushed);
+        entry.outstanding += pushed;
+        counters.granted += 1;
+        counters.copied += u64::from(count);
+        counters.packets += 1;
+        counters.bytes += u64::from(size);
+        if let Err(error) = granted {
+            self.ungranted(bus, gref, error);
+        }
+        Some(Step::Out)
     }
 
     /// The general part of [`Queue::emit`]: for a packet that has to be changed, is in several pieces, or is no usual
@@ -317,8 +374,8 @@ impl<P: Packet, M: Memory> Queue<P, M> {
         let at = usize::from(slot) * CHUNK;
         // Behind the head is nothing, or more of the packet: a length that is known here costs less than the exact one.
         match head.bytes.first_chunk::<HEAD>() {
-            Some(short) if head.len <= HEAD => link.pool.write(at, short),
-            _ => link.pool.write(at, &head.bytes),
+            Some(short) if head.len <= HEAD => link.pool.copy_in(at, short),
+            _ => link.pool.copy_in(at, &head.bytes),
         }
         let Some(gref) = link.pool_refs.get(at / PAGE).copied() else { return Step::Exhausted };
         let total = len - head.rest + head.len as u32;
@@ -394,7 +451,7 @@ impl<P: Packet, M: Memory> Queue<P, M> {
                     return;
                 };
                 let (here, rest) = bytes.split_at(bytes.len().min(PAGE - at % PAGE));
-                link.pool.write(usize::from(*page) * PAGE + at % PAGE, here);
+                link.pool.copy_in(usize::from(*page) * PAGE + at % PAGE, here);
                 at += here.len();
                 bytes = rest;
             }

@@ -41,7 +41,7 @@ use emit::{Pieces, Step};
 use own::Filter;
 pub use own::MULTICAST_ADDRESSES;
 pub use table::Status;
-use table::{Entry, FILTER, Held, List, MOST_ENTRIES, OWN, Slots};
+use table::{Entry, FILTER, Held, List, MOST_ENTRIES, Slot, Slots};
 
 /// Slots of a ring of one page.
 const SLOTS: usize = 256;
@@ -468,24 +468,40 @@ impl<P: Packet, M: Memory> Queue<P, M> {
             self.distrust(bus, format_args!("response id {id:#x}, status {status}: no such request is out"));
             return None;
         };
-        let owner = slot.entry;
-        self.retired(bus, slot);
         self.in_flight = self.in_flight.saturating_sub(1);
-        match owner {
-            OWN => None,
-            FILTER => {
+        let Slot { entry: owner, reference, bounce, .. } = slot;
+        let Some(entry) = self.entries.get_mut(usize::from(owner)) else {
+            self.retired(bus, slot);
+            if owner == FILTER {
                 self.filter.answered(okay);
-                None
             }
-            owner => {
-                let entry = self.entries.get_mut(usize::from(owner))?;
-                if !okay && entry.status == Status::Sent {
-                    entry.status = Status::Dropped;
-                    self.counters.dropped += 1;
+            return None;
+        };
+        // As in `retired`, with one look at the books.
+        entry.outstanding = entry.outstanding.saturating_sub(1);
+        if !okay && entry.status == Status::Sent {
+            entry.status = Status::Dropped;
+            self.counters.dropped += 1;
+        }
+        if bounce != NONE {
+            self.bounces.push(bounce);
+        }
+        if reference != 0 {
+            match bus.grant_end(reference) {
+                Ok(()) => self.stock.push(reference),
+                Err(error) => {
+                    self.hold(bus, owner, reference, error);
+                    return None;
                 }
-                self.settle(owner)
             }
         }
+        if entry.outstanding > 0 || entry.held > 0 || entry.queued {
+            return None;
+        }
+        let packet = entry.packet.take()?;
+        entry.next = self.free_entries;
+        self.free_entries = owner;
+        Some((packet, entry.status))
     }
 
     /// Whether a response that is none of success is of a request. The others answer an extra, or break the queue.

@@ -45,6 +45,16 @@ impl<'a> Plain<'a> {
         ([a0, a1, a2, a3, a4, a5], [self.0[26], self.0[27], self.0[28], self.0[29]])
     }
 
+    /// Bytes of all its headers. None: they are not TCP's or UDP's.
+    #[inline]
+    pub fn headers(&self) -> Option<u32> {
+        match self.0[IP + 9] {
+            TCP => Some(UPPER as u32 + u32::from(self.0[UPPER + 12] >> 4).max(5) * 4),
+            UDP => Some(UPPER as u32 + 8),
+            _ => None,
+        }
+    }
+
     /// Flags with which it goes as it is, `len` bytes of it in all; `sums`: the backend fills checksums in. None: something
     /// is still to be done, or amiss.
     #[inline]
@@ -66,12 +76,14 @@ impl<'a> Plain<'a> {
         if !asked || !sums || !fits || protocol == TCP && headers < 20 {
             return None;
         }
-        // The sum of the pseudo-header has to stand in the field.
+        // The sum of the pseudo-header has to stand in the field. It is made of words as they lie there: with its bytes
+        // swapped it is the same sum (RFC 1071, 2 B).
         let [.., a0, a1, a2, a3, b0, b1, b2, b3] = *self.0.first_chunk::<UPPER>()?;
         let mut sum = Sum::new();
-        sum.add_u32(u32::from_be_bytes([a0, a1, a2, a3]));
-        sum.add_u32(u32::from_be_bytes([b0, b1, b2, b3]));
-        sum.add_u32(upper + u32::from(protocol));
-        (self.word(field) == sum.folded()).then_some(BLANK)
+        sum.add_u32(u32::from_ne_bytes([a0, a1, a2, a3]));
+        sum.add_u32(u32::from_ne_bytes([b0, b1, b2, b3]));
+        sum.add_u32((upper as u16 + u16::from(protocol)).to_be().into());
+        let there = u16::from_ne_bytes([self.0[field], self.0[field + 1]]);
+        (there == sum.folded()).then_some(BLANK)
     }
 }
