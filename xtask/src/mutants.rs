@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
 use crate::symbolize::Symbols;
@@ -68,6 +68,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut mutants = toml::from_str::<MutantFile>(&text).context("tests/mutants.toml")?.mutant;
     if let Some(part) = &args.only {
         mutants.retain(|mutant| mutant.name.contains(part.as_str()));
+        ensure!(!mutants.is_empty(), "no mutant has `{part}` in its name");
     }
     for mutant in &mutants {
         apply(&root, mutant).with_context(|| format!("mutant {}", mutant.name))?;
