@@ -7,6 +7,7 @@
 ; SIGN      a program that signs the file named by its argument; not defined: nothing is signed
 ;
 ; Switches: /S (silent), /COMPONENTS=disk,network,stub,boot,service, /TESTSIGNING, /LOG=file, /CHECK, /UNINSTALL.
+; The uninstaller's: /S, /LOG=file.
 ; Exit codes: setup.exe's (docs/install.md); 1: the user cancelled.
 
 Unicode true
@@ -15,6 +16,7 @@ Target amd64-unicode
 !include FileFunc.nsh
 !include LogicLib.nsh
 !include Sections.nsh
+!include WordFunc.nsh
 
 Name "Xen PV drivers"
 OutFile "${OUT}"
@@ -84,6 +86,43 @@ Var code
   ${EndIf}
 !macroend
 
+; Hands every word that is not in KNOWN ("/A /B=") to setup.exe, which refuses it: a switch that is misspelt is not taken for
+; none. One that ends with "=" has a value.
+!macro RefuseUnknown known
+  StrCpy $0 $parameters 1
+  ${If} $0 != ""
+  ${AndIf} $0 != "/"
+    StrCpy $arguments '$arguments "$parameters"'
+  ${EndIf}
+  StrCpy $1 0
+  ${Do}
+    IntOp $1 $1 + 1
+    ClearErrors
+    ${WordFind} " $parameters" " /" "E+$1" $0
+    ${If} ${Errors}
+      ${ExitDo}
+    ${EndIf}
+    ${WordFind} $0 "=" "+1" $2
+    ${If} $2 != $0
+      StrCpy $2 "$2="
+    ${EndIf}
+    ; The blanks before the next one.
+    ${Do}
+      StrCpy $3 $2 1 -1
+      ${If} $3 != " "
+        ${ExitDo}
+      ${EndIf}
+      StrCpy $2 $2 -1
+    ${Loop}
+    ClearErrors
+    ${GetOptions} "${known}" "/$2" $3
+    ${If} ${Errors}
+    ${OrIf} $3 != ""
+      StrCpy $arguments '$arguments "/$0"'
+    ${EndIf}
+  ${Loop}
+!macroend
+
 Section "Xen platform bus" SecBus
   SectionIn RO
 SectionEnd
@@ -143,6 +182,7 @@ Section "-install"
     ${EndIf}
   ${EndIf}
   !insertmacro TakeLog
+  !insertmacro RefuseUnknown "/S /COMPONENTS= /TESTSIGNING /CHECK /UNINSTALL /LOG="
   !insertmacro RunSetup "$PLUGINSDIR\package"
 SectionEnd
 
@@ -163,5 +203,6 @@ Section "Uninstall"
   SetOutPath "$TEMP"
   StrCpy $arguments "uninstall"
   !insertmacro TakeLog
+  !insertmacro RefuseUnknown "/S /LOG="
   !insertmacro RunSetup "$PLUGINSDIR"
 SectionEnd

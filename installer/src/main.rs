@@ -54,9 +54,29 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let code = run(&cli);
+    let code = Cli::try_parse().map_or_else(|error| refused(&error), |cli| run(&cli));
     std::process::exit(code)
+}
+
+/// A command line that is not understood stands in the log too: nobody sees what is printed where the installer asks nothing.
+#[cfg(windows)]
+fn refused(error: &clap::Error) -> i32 {
+    use installer::Machine;
+    // A wish for help is no error.
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let named = arguments.iter().position(|argument| argument == "--log").and_then(|at| arguments.get(at + 1));
+    let machine = installer::windows::Windows::new(commands::log(named.map(PathBuf::from)));
+    error.to_string().lines().for_each(|line| machine.note(line));
+    machine.note(&format!("exit code {}", error.exit_code()));
+    error.exit_code()
+}
+
+#[cfg(not(windows))]
+fn refused(error: &clap::Error) -> i32 {
+    error.exit()
 }
 
 #[cfg(windows)]
@@ -84,8 +104,9 @@ fn run(cli: &Cli) -> i32 {
 
 #[cfg(windows)]
 mod commands {
-    use std::fs::OpenOptions;
+    use std::fs::{File, OpenOptions};
     use std::io::Write;
+    use std::path::PathBuf;
 
     use installer::engine::{self, Uninstalled};
     use installer::error::{DONE, RESTART};
@@ -101,18 +122,21 @@ mod commands {
     const NOT_WHOLE: i32 = 9;
     const BUSY: i32 = 14;
 
-    pub fn run(cli: &Cli) -> i32 {
-        let path = cli.log.clone().unwrap_or_else(|| std::env::temp_dir().join("xen-pv-setup.log"));
+    /// The log, at the end of what is in it, with the first line of this run.
+    pub fn log(named: Option<PathBuf>) -> Option<File> {
+        let path = named.unwrap_or_else(|| std::env::temp_dir().join("xen-pv-setup.log"));
         let log = OpenOptions::new().create(true).append(true).open(&path);
         if let Err(error) = &log {
             eprintln!("warning: no log is written: {}: {error}", path.display());
         }
-        let mut log = log.ok();
-        if let Some(log) = &mut log {
-            // A log that cannot be written to has nowhere to say so.
-            let _ = writeln!(log, "\r\nsetup {} {}\r", env!("CARGO_PKG_VERSION"), arguments());
-        }
-        let machine = Windows::new(log);
+        let mut log = log.ok()?;
+        // A log that cannot be written to has nowhere to say so.
+        let _ = writeln!(log, "\r\nsetup {} {}\r", env!("CARGO_PKG_VERSION"), arguments());
+        Some(log)
+    }
+
+    pub fn run(cli: &Cli) -> i32 {
+        let machine = Windows::new(log(cli.log.clone()));
         let code = match command(&machine, &cli.command) {
             Ok(code) => code,
             Err(error) => {

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use xentool::registry::Registry;
@@ -111,6 +112,58 @@ pub trait Source {
 
 /// The entry of Windows' log of device installs.
 pub const INSTALLS: &str = "device-installs.txt";
+/// The installer's log, in the folder of temporary files of whoever ran it.
+const SETUP: &str = "xen-pv-setup.log";
+
+/// The folders of a folder; none where it cannot be listed.
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    found.retain(|path| path.is_dir());
+    found.sort();
+    found
+}
+
+/// What the installer and the uninstaller said, whoever ran them, the newest last, each after its file's name. SYSTEM's folders
+/// of temporary files (group policy, a task at the start of Windows) are below Windows' folder, those of users below their
+/// profiles, where each session of a terminal server may have one of its own; `temporary` is that of this process.
+/// <https://learn.microsoft.com/windows/win32/api/fileapi/nf-fileapi-gettemppath2w>
+///
+/// # Errors
+/// There is none.
+pub fn setup_logs(temporary: &Path, windows: &Path, profiles: &Path) -> io::Result<Vec<u8>> {
+    let mut places = vec![temporary.to_owned(), windows.join("SystemTemp"), windows.join("Temp")];
+    for profile in folders(profiles) {
+        let of_user = profile.join("AppData").join("Local").join("Temp");
+        places.extend(folders(&of_user).into_iter().filter(|folder| {
+            folder.file_name().is_some_and(|name| name.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
+        }));
+        places.push(of_user);
+    }
+    let mut files = Vec::new();
+    for place in places {
+        let file = place.join(SETUP);
+        // The same folder has more than one name.
+        let Ok(whole) = file.canonicalize() else { continue };
+        if !files.iter().any(|(_, _, other)| *other == whole) {
+            files.push((std::fs::metadata(&file).and_then(|about| about.modified()).ok(), file, whole));
+        }
+    }
+    if files.is_empty() {
+        let text = format!("no {SETUP} in a folder of temporary files; with /LOG= it is where that says");
+        return Err(io::Error::new(io::ErrorKind::NotFound, text));
+    }
+    files.sort();
+    let mut text = Vec::new();
+    for (_, file, whole) in files {
+        let _ = writeln!(text, "== {}", file.display());
+        match std::fs::read(whole) {
+            Ok(content) => text.extend(content),
+            Err(error) => drop(writeln!(text, "{error}")),
+        }
+    }
+    Ok(text)
+}
 
 fn list_key(registry: &dyn Registry, root: &str, text: &mut String) -> io::Result<()> {
     let mut left = vec![root.to_owned()];
@@ -395,6 +448,32 @@ mod tests {
         assert_eq!(missing.len(), 2);
         assert_eq!(entries["missing.txt"], missing.join("\n"));
         assert_eq!(entries["versions.txt"], "Xen PV drivers 1.2.3");
+    }
+
+    #[test]
+    fn the_log_of_each_way_to_run_the_installer_is_found() {
+        let top = tempfile::tempdir().unwrap();
+        let put = |folder: &str, text: &str, seconds: u64| {
+            let folder = top.path().join(folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join(SETUP), text).unwrap();
+            let file = std::fs::File::options().append(true).open(folder.join(SETUP)).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+        };
+        let [windows, profiles] = ["Windows", "Users"].map(|name| top.path().join(name));
+        let mine = profiles.join("bo").join("AppData").join("Local").join("Temp");
+        let found = || setup_logs(&mine.join("..").join("Temp"), &windows, &profiles);
+        assert_eq!(found().unwrap_err().kind(), io::ErrorKind::NotFound);
+        put("Windows/Temp", "old system\n", 3);
+        put("Windows/SystemTemp", "system\n", 2);
+        put("Users/bo/AppData/Local/Temp", "mine\n", 5);
+        put("Users/al/AppData/Local/Temp", "another's\n", 1);
+        put("Users/al/AppData/Local/Temp/7", "session's\n", 4);
+        put("Users/al/AppData/Local/Temp/other", "no place\n", 6);
+        let text = String::from_utf8(found().unwrap()).unwrap();
+        let (names, lines): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with("== "));
+        assert_eq!(lines, ["another's", "system", "old system", "session's", "mine"]);
+        assert!(names.len() == 5 && names.iter().all(|name| name.ends_with(SETUP)), "{names:?}");
     }
 
     #[test]

@@ -514,11 +514,9 @@ fn what_comes_again_and_again_is_said_once() {
 fn what_an_administrator_said_is_on_the_disk() {
     for arm in [0, 1] {
         let computer = Computer::armed();
+        arming::disarm(&computer, &computer).unwrap();
         if arm == 1 {
-            arming::disarm(&computer, &computer).unwrap();
             arming::ask(&computer).unwrap();
-        } else {
-            arming::disarm(&computer, &computer).unwrap();
         }
         let on_disk = computer.on_disk.borrow();
         let said = on_disk[0].get(&(SERVICE.into(), "Arm".into()));
@@ -550,12 +548,14 @@ fn while_the_service_is_removed() {
 
 #[test]
 fn the_same_cut_in_every_boot_never_costs_the_machine() {
-    for place in 0..30 {
+    for place in 0.. {
+        let mut cut = false;
         for lazy in [false, true] {
             let computer = Computer::installed();
             for _ in 0..6 {
                 computer.left.set(Some(place));
                 computer.serve(LONG);
+                cut |= computer.left.get() == Some(0);
                 let state = if lazy { computer.on_disk.borrow().last().cloned() } else { None };
                 let state = state.unwrap_or_else(|| computer.on_disk.borrow()[0].clone());
                 *computer.registry.borrow_mut() = state.clone();
@@ -566,6 +566,11 @@ fn the_same_cut_in_every_boot_never_costs_the_machine() {
             arming::ask(&computer).unwrap();
             computer.serve(LONG);
             assert_eq!(computer.start(), Twin::Paravirtual, "place {place}, {lazy}");
+        }
+        // No boot has so many changes.
+        if !cut {
+            assert!(place > 30, "{place} places only");
+            break;
         }
     }
 }

@@ -1,4 +1,5 @@
 //! docs/configure.md says of every value what the INFs set and the drivers read: name for name, default for default.
+//! docs/install.md and docs/uninstall.md have the switches and exit codes of the installer, and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,9 +9,14 @@ fn read(file: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The rows of the table below a heading: names, and the column of the default.
+/// The rows of the table below a heading of docs/configure.md: names, and the column of the default.
 fn documented(heading: &str, column: usize) -> BTreeMap<String, String> {
-    let text = read("docs/configure.md");
+    table("docs/configure.md", heading, column)
+}
+
+/// The rows of the first table below a heading: names, and another column.
+fn table(file: &str, heading: &str, column: usize) -> BTreeMap<String, String> {
+    let text = read(file);
     let (_, section) = text.split_once(heading).unwrap_or_else(|| panic!("no heading {heading}"));
     let section = section.split("\n## ").next().unwrap_or_default();
     // The first table alone.
@@ -193,4 +199,84 @@ fn nodes_of_xenstore() {
     for row in section.lines().filter(|line| line.starts_with('|')) {
         assert!(row.split('|').skip(2).all(|cell| cell.is_empty() || !cell.trim().is_empty()), "an empty cell: {row}");
     }
+}
+
+/// A switch as it is compared: `/LOG=file` is `/LOG=`.
+fn switch(word: &str) -> String {
+    word.split_inclusive('=').next().unwrap_or_default().trim_end_matches(';').to_owned()
+}
+
+/// The switches that a part of the installer's script takes, by its own list.
+fn known(script: &str, section: &str) -> BTreeSet<String> {
+    let (_, section) = script.split_once(section).expect("the section");
+    let (_, list) = section.split_once("!insertmacro RefuseUnknown \"").expect("its list");
+    list.split('"').next().unwrap_or_default().split(' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn switches_of_the_installer() {
+    let script = read("installer/setup.nsi");
+    let installer = known(&script, "Section \"-install\"");
+    let uninstaller = known(&script, "Section \"Uninstall\"");
+    // Each of the list is looked for. `/S` is NSIS' own.
+    let mut looked_for: BTreeSet<String> = behind(&script, "${GetOptions} $parameters \"").into_iter().collect();
+    looked_for.insert("/S".into());
+    assert_eq!(installer, looked_for, "installer/setup.nsi");
+    let documented = table("docs/install.md", "\n## With the installer", 2);
+    assert_eq!(documented.keys().map(|name| switch(name)).collect::<BTreeSet<_>>(), installer, "docs/install.md");
+    let plan = read("installer/src/plan.rs");
+    let (_, names) = plan.split_once("pub fn name(self)").expect("the components' names");
+    let components = behind(names.split("\n    }").next().unwrap_or_default(), "=> \"").join(",");
+    for (file, text) in [("docs/install.md", read("docs/install.md")), ("installer/setup.nsi", script)] {
+        assert!(text.contains(&format!("/COMPONENTS={components}")), "{file}: the components are {components}");
+    }
+    // Commands: the words behind a program's name that begin with a slash.
+    let mut commands = 0;
+    for file in ["README.md", "docs/install.md", "docs/uninstall.md", "docs/troubleshooting.md", "docs/configure.md"] {
+        let text = read(file);
+        for (program, known) in [("-setup.exe ", &installer), ("uninstall.exe\" ", &uninstaller)] {
+            for rest in text.split(program).skip(1) {
+                let words = rest.split(['`', '\n', '|']).next().unwrap_or_default().split(' ');
+                for word in words.filter(|word| word.starts_with('/')) {
+                    assert!(known.contains(&switch(word)), "{file}: {program}{word}");
+                    commands += 1;
+                }
+            }
+        }
+        assert!(!text.contains("`uninstall.exe /"), "{file}: where is uninstall.exe?");
+    }
+    assert!(commands >= 5, "{commands} switches in commands");
+}
+
+/// The numbers behind a word, each up to what is no digit.
+fn numbers(text: &str, behind: &str) -> BTreeSet<u32> {
+    let ends = |rest: &str| rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+    text.split(behind).skip(1).filter_map(|rest| rest[..ends(rest)].parse().ok()).collect()
+}
+
+#[test]
+fn exit_codes_of_the_installer() {
+    let function = |file: &str| {
+        let source = read(file);
+        let (_, rest) = source.split_once("fn exit_code(").unwrap_or_else(|| panic!("{file}: no exit codes"));
+        rest.split("\n    }").next().unwrap_or_default().to_owned()
+    };
+    let error = read("installer/src/error.rs");
+    let main = read("installer/src/main.rs");
+    let mut codes = numbers(&function("installer/src/error.rs"), "=> ");
+    codes.extend(numbers(&function("installer/src/check.rs"), "=> "));
+    codes.extend(["const DONE: u8 = ", "const RESTART: i32 = "].iter().flat_map(|name| numbers(&error, name)));
+    codes.extend(["const NOT_WHOLE: i32 = ", "const BUSY: i32 = "].iter().flat_map(|name| numbers(&main, name)));
+    // clap's, for a command line that it does not understand.
+    codes.insert(2);
+    assert!(codes.len() >= 15, "{codes:?}");
+    let (_, help) = main.split_once("Exit codes: ").expect("what `setup --help` says");
+    let help = format!("; {}", help.split('"').next().unwrap_or_default()).replace("\\\n", "");
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(numbers(&help, "; "), codes, "setup --help");
+    // NSIS' own: the user cancelled.
+    codes.insert(1);
+    let documented = table("docs/install.md", "\n| `/LOG=file`", 2);
+    let documented: BTreeSet<u32> = documented.keys().map(|code| code.parse().expect("a number")).collect();
+    assert_eq!(documented, codes, "docs/install.md");
 }

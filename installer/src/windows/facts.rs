@@ -2,9 +2,11 @@
 
 use std::io;
 
+use windows_sys::Win32::Security::{
+    CheckTokenMembership, CreateWellKnownSid, SECURITY_MAX_SID_SIZE, WinBuiltinAdministratorsSid,
+};
 use windows_sys::Win32::Storage::FileSystem::GetDiskFreeSpaceExW;
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, IsWow64Process2};
-use windows_sys::Win32::UI::Shell::IsUserAnAdmin;
 
 use super::{drivers, folder, registry, wide};
 use crate::check::{Device, Facts, Service};
@@ -39,6 +41,23 @@ fn architecture() -> u16 {
     // SAFETY: the handle is this process's own; the results go to locals.
     let done = unsafe { IsWow64Process2(GetCurrentProcess(), &raw mut process, &raw mut native) };
     if done == 0 { 0 } else { native }
+}
+
+/// Whether administrators are enabled in this thread's token: they are there to be denied alone where an administrator's
+/// program was not elevated. <https://learn.microsoft.com/windows/win32/api/securitybaseapi/nf-securitybaseapi-checktokenmembership>
+fn administrator() -> io::Result<bool> {
+    // A SID is aligned to 4 bytes.
+    let mut sid = [0_u32; SECURITY_MAX_SID_SIZE.div_ceil(4) as usize];
+    let mut size = SECURITY_MAX_SID_SIZE;
+    let mut member = 0;
+    // SAFETY: the buffer has `size` bytes, and outlives the call; the kind needs no domain.
+    let made = unsafe {
+        CreateWellKnownSid(WinBuiltinAdministratorsSid, std::ptr::null_mut(), sid.as_mut_ptr().cast(), &raw mut size)
+    };
+    super::check(made)?;
+    // SAFETY: the SID was just made; no token is that of this thread; the result goes to a local.
+    super::check(unsafe { CheckTokenMembership(std::ptr::null_mut(), sid.as_mut_ptr().cast(), &raw mut member) })?;
+    Ok(member != 0)
 }
 
 fn free(drive: &str) -> Option<u64> {
@@ -76,8 +95,7 @@ pub fn facts() -> io::Result<Facts> {
     Ok(Facts {
         architecture: architecture(),
         build: text(VERSION, "CurrentBuildNumber").and_then(|build| build.parse().ok()).unwrap_or(0),
-        // SAFETY: it has no requirement.
-        administrator: unsafe { IsUserAnAdmin() } != 0,
+        administrator: administrator()?,
         secure_boot: is_set(SECURE_BOOT, "UEFISecureBootEnabled"),
         memory_integrity: is_set(MEMORY_INTEGRITY, "Enabled"),
         test_mode: options.split_whitespace().any(|word| word.eq_ignore_ascii_case("TESTSIGNING")),

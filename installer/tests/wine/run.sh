@@ -28,15 +28,16 @@ fail() {
     exit 1
 }
 
-# One program to its end, and its exit code.
+# One program to its end, and its exit code; as run.c says how.
 run() {
-    timeout 300 wine 'C:\run.exe' "$1" >"$drive/one.txt" 2>&1 || true
+    timeout 300 wine 'C:\run.exe' "$@" >"$drive/one.txt" 2>&1 || true
     [ -e "$drive/held" ] || wineserver -w
     tr -d '\r' <"$drive/one.txt" | sed -n 's/^code //p'
 }
 
+# COMMAND CODE [HOW]
 expect() {
-    found=$(run "$1")
+    found=$(run ${3:+"$3"} "$1")
     [ "$found" = "$2" ] || { cat "$drive/one.txt" "$drive/setup.log" 2>/dev/null; fail "$1: exit code $found, not $2"; }
     printf '%s: %s\n' "$1" "$found"
 }
@@ -50,7 +51,7 @@ says() {
 # Somebody holds a file, or another setup runs, until `release`.
 hold() {
     timeout 300 wine 'C:\run.exe' "$@" >"$drive/hold.txt" 2>&1 &
-    for _ in $(seq 100); do
+    for _ in $(seq 300); do
         [ -e "$drive/held" ] && return
         sleep 0.1
     done
@@ -63,13 +64,15 @@ release() {
 }
 
 # Files, the registry without the times of its keys, and the boot store. What Wine and this test write themselves is left
-# out: logs, and the empty keys that Wine makes where a store of certificates is opened.
+# out: logs, what a console looks like, the empty keys that Wine makes where a store of certificates is opened, and what goes with
+# the next start: the uninstaller's copy of itself, which is in the folder of temporary files.
 snapshot() {
     (cd "$drive" && find . -mindepth 1 \( -path ./users -o -path ./windows/temp -o -name '*.log' -o -name 'one.*' \
         -o -name 'hold.txt' -o -name 'setup.log' \) -prune -o -print | sort)
     for hive in system user; do
-        sed -e 's/^\(\[.*\]\) [0-9]*$/\1/' -e '/^#time=/d' "$WINEPREFIX/$hive.reg" | grep -v \
-            -e '"DriverDateData"' -e 'SystemCertificates\]$' -e 'SystemCertificates.*\\\(Certificates\|CRLs\|CTLs\)\]$' \
+        sed -e '/^\[Console\]/,/^$/d' -e 's/^\(\[.*\]\) [0-9]*$/\1/' -e '/^#time=/d' "$WINEPREFIX/$hive.reg" | grep -v \
+            -e '"DriverDateData"' -e '^"PendingFileRenameOperations"=.*Temp' -e 'SystemCertificates\]$' \
+            -e 'SystemCertificates.*\\\(Certificates\|CRLs\|CTLs\)\]$' \
             -e '^$' || true
     done
     [ ! -f "$system/bcd.json" ] || grep -v '"copies"' "$system/bcd.json"
@@ -82,16 +85,28 @@ all='/COMPONENTS=disk,stub,boot,service'
 
 # Wine is an old Windows until it is told otherwise.
 expect "C:\\installer.exe /S /TESTSIGNING $all $log" 3
+says 'Windows 10 version 2004'
 version='"HKLM\Software\Microsoft\Windows NT\CurrentVersion"'
 wine winecfg -v win10
 expect "reg add $version /v CurrentBuildNumber /d 19045 /f" 0
+# No screen; windows are there all the same.
+expect 'reg add HKCU\Software\Wine\Drivers /v Graphics /d null /f' 0
 # The boot store is made before the first look.
 expect '"C:\windows\system32\bcdedit.exe" /enum all /v' 0
 # Nothing is changed by what is refused: a test-signed package where Windows is not in its test mode, a wrong word.
 snapshot >"$WINEPREFIX/before"
 expect "C:\\installer.exe /S $all $log" 5
-grep -q 'signed for tests, and Windows is not in its test mode' "$drive/setup.log" || fail 'it does not say why'
+says 'signed for tests, and Windows is not in its test mode'
 expect "C:\\installer.exe /S /TESTSIGNING /COMPONENTS=disk,floppy $log" 2
+for word in /CHEK /TESTSIGNINGS /CHECK=1 check -S /COMP; do
+    rm -f "$drive/setup.log"
+    expect "C:\\installer.exe /S /TESTSIGNING $word $log" 2
+    says "^error: .*$word"
+done
+# Half of it came.
+head -c 1000000 "$installer" >"$drive/half.exe"
+expect 'C:\half.exe /S' 2
+rm "$drive/half.exe"
 # What refuses a test-signed package, whatever is asked for.
 control='HKLM\System\CurrentControlSet\Control'
 integrity="$control\\DeviceGuard\\Scenarios\\HypervisorEnforcedCodeIntegrity"
@@ -118,9 +133,32 @@ release
 # Another suite.
 expect 'reg add HKLM\System\CurrentControlSet\Services\xenbus /v ImagePath /d system32\drivers\xenbus.sys /f' 0
 expect "C:\\installer.exe /S /TESTSIGNING $all $log" 6
-grep -q 'found: service xenbus (system32.drivers.xenbus.sys)' "$drive/setup.log" || fail 'it does not say what it found'
+says 'found: service xenbus (system32.drivers.xenbus.sys)'
 expect 'reg delete HKLM\System\CurrentControlSet\Services\xenbus /f' 0
 expect "C:\\installer.exe /S /TESTSIGNING /CHECK $all $log" 0
+# The user presses "Cancel".
+expect "C:\\installer.exe /TESTSIGNING $all $log" 1 cancel
+grep -q '^cancelled' "$drive/one.txt" || fail 'nobody could cancel'
+# Too little space: what is on the drive stands in a small file system of a namespace that is this run's own.
+if unshare -rm true; then
+    mkdir "$WINEPREFIX/small"
+    unshare -rm sh -euc '
+        mount -t tmpfs -o size=16m small "$1"
+        for one in "$2"/*; do
+            if [ -d "$one" ]; then mkdir "$1/${one##*/}"; else touch "$1/${one##*/}"; fi
+            mount --bind "$one" "$1/${one##*/}"
+        done
+        mount --rbind "$1" "$2"
+        timeout 300 wine "C:\run.exe" "$3" || true
+        wineserver -w' - "$WINEPREFIX/small" "$drive" \
+        "C:\\installer.exe /S /TESTSIGNING $all /LOG=C:\\windows\\space.log" >"$WINEPREFIX/one.txt" 2>&1
+    grep -q '^code 13' "$WINEPREFIX/one.txt" || { cat "$WINEPREFIX/one.txt"; fail 'too little space: not refused'; }
+    grep -q 'MiB are needed on the system drive, and 1[0-9] MiB are free' "$drive/windows/space.log" || fail 'it does not say why'
+    rmdir "$WINEPREFIX/small"
+    untried=
+else
+    untried=', but for exit code 13: no namespaces of users here'
+fi
 snapshot >"$WINEPREFIX/refused"
 diff "$WINEPREFIX/before" "$WINEPREFIX/refused" || fail 'what was refused changed something'
 
@@ -160,13 +198,18 @@ cp -r "$root" "$drive/damaged"
 rm "$drive/damaged/manifest.json"
 printf x >>"$drive/damaged/drivers/xenvbd/xenvbd.sys"
 expect 'C:\damaged\setup.exe install --test-signing' 7
+# Not elevated: the same package when it is whole.
+cp "$root/drivers/xenvbd/xenvbd.sys" "$drive/damaged/drivers/xenvbd/xenvbd.sys"
+rm -f "$drive/setup.log"
+expect 'C:\damaged\setup.exe install --test-signing --log C:\setup.log' 4 limited
+says 'only an administrator can install drivers'
 # A newer version is there.
+cp "$root/manifest.json" "$drive/one.json"
 sed -i 's/^  "version": "[0-9.]*"/  "version": "99.0.0"/' "$root/manifest.json"
 expect "C:\\installer.exe /S /TESTSIGNING $all $log" 8
-sed -i 's/"99.0.0"/"0.1.0"/' "$root/manifest.json"
+says 'version 99.0.0 is installed, and'
 rm -r "$drive/damaged"
 # The record of changes is damaged: nobody guesses.
-cp "$root/manifest.json" "$drive/one.json"
 printf '{' >"$root/manifest.json"
 expect "C:\\installer.exe /S /TESTSIGNING $all $log" 12
 expect "C:\\installer.exe /S /UNINSTALL $log" 12
@@ -179,11 +222,14 @@ diff "$WINEPREFIX/before" "$WINEPREFIX/after" || fail 'uninstalling left somethi
 expect "C:\\installer.exe /S /UNINSTALL $log" 0
 for command in status repair; do expect "C:\\one.exe $command" 9; done
 
-# By the uninstaller that Windows lists. It goes on as a copy of itself, so it is started as one here.
+# By the uninstaller that Windows lists. It goes on as a copy of itself, so its own exit code says nothing.
 expect "C:\\installer.exe /S /TESTSIGNING $all $log" 3010
-cp "$root/uninstall.exe" "$drive/away.exe"
-expect 'C:\away.exe /S _?=C:\Program Files\Xen PV' 3010
-rm "$drive/away.exe"
+rm "$drive/setup.log"
+expect "\"C:\\Program Files\\Xen PV\\uninstall.exe\" /S /CHECK $log" 0
+says '^exit code 2'
+has setup.exe
+expect "\"C:\\Program Files\\Xen PV\\uninstall.exe\" /S $log" 0
+says '^exit code 3010'
 snapshot >"$WINEPREFIX/after"
 diff "$WINEPREFIX/before" "$WINEPREFIX/after" || fail 'the uninstaller left something'
-echo "the installer's life under Wine: ok"
+echo "the installer's life under Wine: ok$untried"

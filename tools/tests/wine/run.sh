@@ -64,6 +64,11 @@ echo collected %errorlevel%
 shutdownmon collect c:\report.zip
 echo again %errorlevel%
 BAT
+# The installer's logs, of SYSTEM and of another administrator.
+for folder in windows/temp users/bob/AppData/Local/Temp; do
+    mkdir -p "$drive/$folder"
+    echo "by $folder" >"$drive/$folder/xen-pv-setup.log"
+done
 timeout 300 wine cmd /c 'c:\life.bat' 2>&1 | tr -d '\r' | tee "$drive/life.txt"
 has() { grep -qxF -- "$1" "$2" || { echo "missing in $2: $1"; exit 1; }; }
 for line in 'remembered 0' 'dry 0' 'copied 0' 'undone 0' 'carried 0' 'carried again 0' 'repaired 0' 'refused 1' 'collected 0' 'again 1' \
@@ -82,4 +87,7 @@ test "$(grep -c 'Restart-NetAdapter' "$drive/told.txt")" = 1
 has 'remembered 00:16:3e:01:02:03: Ethernet {1B2C3D4E-0001-4A5B-8C6D-7E8F9A0B1C2D}' "$drive/log.txt"
 unzip -p "$drive/report.zip" registry.txt | grep -qF '[CurrentControlSet\Enum\XENPV\VIF&REV_01\5&1f2a3b4c&0&0]'
 unzip -p "$drive/report.zip" missing.txt | grep -q '^boot-entries.txt: '
+for line in 'by windows/temp' 'by users/bob/AppData/Local/Temp' '== C:\users\(left out)\AppData\Local\Temp\xen-pv-setup.log'; do
+    unzip -p "$drive/report.zip" setup.txt | grep -qiF "$line" || { echo "missing in setup.txt: $line"; exit 1; }
+done
 echo "xentool and the report under Wine: ok"

@@ -77,7 +77,7 @@ impl Package {
     }
 
     /// The folder of the driver store that stands for `%13%`.
-    fn store_folder(&self) -> String {
+    pub(crate) fn store_folder(&self) -> String {
         alloc::format!(r"\SystemRoot\System32\DriverStore\FileRepository\{}_amd64", self.name.to_ascii_lowercase())
     }
 }

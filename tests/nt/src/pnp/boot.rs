@@ -4,6 +4,7 @@
 //! (`Control\GroupOrderList`), then devices are enumerated, then system-start drivers follow.
 //! <https://learn.microsoft.com/windows-hardware/drivers/install/specifying-driver-load-order>
 use crate::inf::install::{CONTROL_SET, Package};
+use crate::inf::models::best_match;
 use crate::inf::parse::InfError;
 use crate::io::kernel::{note, now};
 use crate::pnp::{self, start::load_service};
@@ -230,7 +231,10 @@ fn reinstall_files() {
                 continue;
             }
             let file = image.rsplit('\\').next().unwrap_or("").to_ascii_lowercase();
-            let content = library.store.packages().iter().find_map(|p| p.files.get(&file).cloned());
+            // Two versions of a package have an image of that name.
+            let (own, others): (Vec<&Package>, Vec<&Package>) =
+                library.store.packages().iter().partition(|p| image.starts_with(&p.store_folder()));
+            let content = own.into_iter().chain(others).find_map(|p| p.files.get(&file).cloned());
             if let Some(content) = content {
                 library.files.write(&image, content);
             }
@@ -258,4 +262,31 @@ pub fn add_package(package: Package) -> Result<(), BootError> {
     pnp::call(pnp::root::make_devices);
     pnp::settle();
     Ok(())
+}
+
+/// Adds a package to a running system and puts it onto every device that it fits, whatever drives that now: an update, or the
+/// Device Manager's "Roll Back Driver". The devices go on as they are until Windows starts next, as those do that Windows runs
+/// from. How many they are.
+/// <https://learn.microsoft.com/windows/win32/api/newdev/nf-newdev-dirollbackdriver>
+///
+/// # Errors
+/// It cannot be installed.
+pub fn replace_drivers(package: Package) -> Result<usize, BootError> {
+    let name = package.name.clone();
+    let fits = |node: &mut pnp::Node| {
+        let found = best_match(&package.inf, &node.hardware_ids, &node.compatible_ids)?;
+        Some((node.instance.clone(), found))
+    };
+    let devices: Vec<_> = pnp::tree().iter().filter_map(|node| pnp::with_node(node.id, fits).flatten()).collect();
+    pnp::with_library(|library| {
+        library.store.add(package);
+        let index = library.store.packages().len() - 1;
+        for (instance, found) in &devices {
+            reg::with(|registry| {
+                library.store.install_device(index, found, instance, registry, &mut library.files, now())
+            })
+            .map_err(|error| BootError::Package(name.clone(), error))?;
+        }
+        Ok(devices.len())
+    })
 }

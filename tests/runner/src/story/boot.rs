@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use anyhow::{Context, bail};
 use bootcfg::registry::{Kept, Registry};
 use bootcfg::{Bcd, Mode, Tool, setup};
+use nt::inf::install::Package;
 use nt::pnp::boot::{BootConfig, BootError};
 use process::{Bench, BenchConfig, Outcome};
 use shutdownmon::arming::{self, Keeper};
@@ -20,7 +21,7 @@ use suites::oracle::UNIT;
 use xen_model::{DiskOptions, FileBacking, Xen};
 
 use super::network::{Network, Used};
-use super::order::{self, Act, Death, End, Order, Report, Twin, Unplug, file};
+use super::order::{self, Act, Death, End, Order, Other, Report, Twin, Unplug, file};
 use super::windows::{Clock, Programs, Registers, Xenstore};
 use crate::network;
 use crate::world::ModelWorld;
@@ -163,13 +164,42 @@ fn put_off(disk: Twin) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn install(ctx: &process::Ctx, programs: &Programs<'_>, network: &Network<'_>) -> anyhow::Result<()> {
-    for package in ctx.packages()? {
+fn install(packages: Vec<Package>, programs: &Programs<'_>, network: &Network<'_>) -> anyhow::Result<()> {
+    for package in packages {
         nt::pnp::boot::add_package(package).map_err(|error| anyhow::anyhow!("{error}"))?;
     }
     network.remember()?;
     setup::set_up(&Bcd::new(programs), &Kept(&Registers), "C:")?;
     Registers.set_number(SERVICE, "Start", 2)?;
+    Ok(())
+}
+
+/// A package with another version, made of the built one.
+fn make(ctx: &process::Ctx, other: &Other) -> anyhow::Result<Package> {
+    let built = format!("{}.inf", other.name);
+    let found = ctx.packages()?.into_iter().find(|package| package.name == built);
+    let mut files = found.with_context(|| format!("there is no {built}"))?.files;
+    let inf = std::str::from_utf8(files.get(&built).context("the INF is in its folder")?)?;
+    let (before, line) = inf.split_once("DriverVer").with_context(|| format!("{built} has a version"))?;
+    let after = line.split_once('\n').map_or("", |(_, after)| after);
+    let inf = format!("{before}DriverVer = 01/01/2025,{}\n{after}", other.version);
+    if !other.works {
+        files.insert(format!("{}.sys", other.name), std::sync::Arc::from([0; 512].as_slice()));
+    }
+    Package::new(&other.inf(), inf.as_bytes(), files).map_err(|error| anyhow::anyhow!("{}: {error}", other.inf()))
+}
+
+/// The suite's packages.
+fn packages(ctx: &process::Ctx, order: &Order) -> anyhow::Result<Vec<Package>> {
+    let built = ctx.packages()?;
+    let Some(version) = &order.version else { return Ok(built) };
+    let names = built.iter().map(|package| package.name.trim_end_matches(".inf").to_owned());
+    names.map(|name| make(ctx, &Other { name, version: version.clone(), works: true })).collect()
+}
+
+fn put_driver(ctx: &process::Ctx, other: &Other) -> anyhow::Result<()> {
+    let devices = nt::pnp::boot::replace_drivers(make(ctx, other)?).map_err(|error| anyhow::anyhow!("{error}"))?;
+    anyhow::ensure!(devices > 0, "{} fits no device", other.inf());
     Ok(())
 }
 
@@ -210,9 +240,13 @@ fn live(ctx: &process::Ctx, order: &Order) -> anyhow::Result<End> {
     ctx.xen(|xen| prepare(xen, order))?;
     let registry = order::get(&order.folder, file::REGISTRY)?;
     let installed = registry.contains(r"\Services\xenpci]");
+    let mut store = packages(ctx, order)?;
+    for other in &order.others {
+        store.push(make(ctx, other)?);
+    }
     let config = BootConfig {
         registry: Some(registry),
-        packages: if installed { ctx.packages()? } else { Vec::new() },
+        packages: if installed { store } else { Vec::new() },
         values: Vec::new(),
         start_options: order.options.clone(),
         boot_volume: Some(find_volume),
@@ -232,7 +266,8 @@ fn live(ctx: &process::Ctx, order: &Order) -> anyhow::Result<End> {
     let network = Network::new(Xenstore(ctx), order);
     for act in &order.acts {
         match act {
-            Act::Install => install(ctx, &programs, &network)?,
+            Act::Install => install(packages(ctx, order)?, &programs, &network)?,
+            Act::Driver(other) => put_driver(ctx, other)?,
             Act::Uninstall => uninstall(&programs, &network)?,
             Act::Configure(ipv4, ipv6) => network.configure(ipv4, ipv6)?,
             Act::Arm => arming::ask(&Registers)?,

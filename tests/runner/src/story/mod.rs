@@ -9,6 +9,7 @@
 //! paravirtual disk is what the story says.
 
 mod boot;
+mod longer;
 mod network;
 pub mod order;
 mod windows;
@@ -18,10 +19,10 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail, ensure};
 use bcd_model::{BOOT_MANAGER, Bcd, Kind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::case::ResultLine;
-use order::{Act, Death, End, Host, Order, Report, Twin, Unplug, file};
+use order::{Act, Death, End, Host, Order, Other, Report, Twin, Unplug, file};
 
 pub use boot::run as run_boot;
 
@@ -256,6 +257,11 @@ pub const STORIES: &[Story] = &[
         },
     ),
     story(
+        "story/downgrade",
+        "Drivers rolled back under a newer service, one that does not load among them; all removed and an older version installed",
+        longer::downgrade,
+    ),
+    story(
         "story/uninstall",
         "Uninstalled in a paravirtual boot: the next is emulated, and the boot entries are as they were",
         |m| {
@@ -329,32 +335,9 @@ pub const STORIES: &[Story] = &[
         summary: "A paravirtual boot loses power at one moment after the other: the next boot is good, the one after it paravirtual",
         quick: false,
         timeout_s: 900,
-        run: power_cut_walk,
+        run: longer::power_cut_walk,
     },
 ];
-
-/// Power cuts on the way to the boot volume and the start of services.
-const CUTS: u64 = 20;
-
-fn power_cut_walk(m: &mut Machine) -> anyhow::Result<()> {
-    m.install()?;
-    m.boot_as(Twin::Paravirtual, LONG)?;
-    let kept = m.keep()?;
-    m.boot_as(Twin::Paravirtual, LONG)?;
-    let steps = m.last()?.steps;
-    let early = (0..CUTS).map(|cut| Death::Step(1 + steps * cut / CUTS));
-    // Windows' own housekeeping falls into the first seconds, the order for the next boot into the last.
-    let late =
-        (0..20).map(|half| half * 500).chain((10..80).step_by(5).map(|second| second * 1_000)).map(Death::Service);
-    for cut in early.chain(late) {
-        m.put_back(&kept)?;
-        m.boot_to_death(cut)?;
-        // Late enough the next boot is ordered already, and either is good.
-        m.boot_somehow().with_context(|| format!("after {cut:?} of {steps}"))?;
-        m.boot_as(Twin::Paravirtual, LONG).with_context(|| format!("after {cut:?} of {steps}"))?;
-    }
-    Ok(())
-}
 
 /// A machine and what came of its boots.
 pub struct Machine {
@@ -364,6 +347,10 @@ pub struct Machine {
     bcd: Bcd,
     host: Host,
     bit_locker: i32,
+    /// The version of the suite's packages, if not the built one.
+    version: Option<String>,
+    /// Driver packages beside them.
+    others: Vec<Other>,
     /// What is done in the next boot.
     acts: Vec<Act>,
     reports: Vec<Report>,
@@ -389,6 +376,8 @@ impl Machine {
             bcd: Bcd::installed(),
             host: Host::default(),
             bit_locker: 1,
+            version: None,
+            others: Vec::new(),
             acts: Vec::new(),
             reports: Vec::new(),
             failed: 0,
@@ -411,6 +400,7 @@ impl Machine {
     fn start_over(&mut self) -> anyhow::Result<()> {
         self.bcd = Bcd::installed();
         self.failed = 0;
+        self.others.clear();
         self.format()
     }
 
@@ -436,6 +426,25 @@ impl Machine {
         ensure!(used.card == card, "the boot used the card {used:?}, not the {card:?} one");
         ensure!(used.first.as_deref() == Some(ipv4), "the card started without {ipv4}: {used:?}");
         ensure!(used.ipv6.iter().any(|address| address == ipv6), "the card has no {ipv6}: {used:?}");
+        Ok(())
+    }
+
+    /// That these INFs are what the devices' drivers came from. The registry has more: of devices that were removed.
+    fn driven_by(&self, infs: &[String]) -> anyhow::Result<()> {
+        let text = self.registry_text()?;
+        let keys = || text.split("\n[").map(|key| key.split_once(']').unwrap_or((key, "")));
+        let value = |values: &str, name: &str| {
+            let mut found =
+                values.lines().filter_map(|line| line.strip_prefix(&format!("\"{name}\"=\""))?.strip_suffix('"'));
+            found.next().map(|text| text.replace(r"\\", r"\"))
+        };
+        let devices = keys().filter(|(key, _)| key.contains(r"\Enum\"));
+        let drivers: Vec<String> = devices.filter_map(|(_, values)| value(values, "Driver")).collect();
+        let classes =
+            keys().filter(|(key, _)| drivers.iter().any(|driver| key.ends_with(&format!(r"\Class\{driver}"))));
+        let found = classes.filter_map(|(_, values)| value(values, "InfPath")).filter(|inf| inf.starts_with("xen"));
+        let found: BTreeSet<String> = found.collect();
+        ensure!(found == infs.iter().cloned().collect(), "the drivers are {found:?}");
         Ok(())
     }
 
@@ -471,6 +480,8 @@ impl Machine {
             seed: self.seed.wrapping_add(self.boots),
             folder: folder.to_owned(),
             drivers: self.drivers.clone(),
+            version: self.version.clone(),
+            others: self.others.clone(),
             options: started.options.clone(),
             host: self.host.clone(),
             acts: std::mem::take(&mut self.acts),
@@ -478,6 +489,8 @@ impl Machine {
             dies,
             bit_locker: self.bit_locker,
         };
+        let came = order.acts.iter().filter_map(|act| if let Act::Driver(other) = act { Some(other) } else { None });
+        self.others.extend(came.cloned());
         order::put(folder, file::BOOT, serde_json::to_vec(&self.bcd)?)?;
         order::put(folder, file::ORDER, serde_json::to_vec(&order)?)?;
         let output = Command::new(std::env::current_exe()?).arg("boot").arg(folder.join(file::ORDER)).output()?;
@@ -521,7 +534,9 @@ impl Machine {
             );
             let emulated = self.host.nic && report.disk == Some(Twin::Emulated);
             let found = report.nics.contains(&EMULATED_NIC);
-            ensure!(found || !emulated, "boot {}: an emulated boot without its card", self.boots);
+            // Cards are armed apart from disks.
+            let paravirtual = report.network.as_ref().is_some_and(|used| used.card == Twin::Paravirtual);
+            ensure!(!emulated || found != paravirtual, "boot {}: the card is there twice, or not at all", self.boots);
         }
         Ok(())
     }

@@ -6,6 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use super::network::Used;
 
+/// A driver package that was made of one of the built ones: another version, with the same image or one that is none.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Other {
+    /// The driver.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its image is the built one.
+    pub works: bool,
+}
+
+impl Other {
+    /// The name of its INF, which is not that of the built package's.
+    pub fn inf(&self) -> String {
+        format!("{}-{}.inf", self.name, self.version)
+    }
+}
+
 /// Something that a person does in a boot, before the service looks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Act {
@@ -13,6 +31,8 @@ pub enum Act {
     Install,
     /// Runs the uninstaller.
     Uninstall,
+    /// Puts a driver onto its devices by the Device Manager: "Roll Back Driver", or an update.
+    Driver(Other),
     /// Gives the card that is there a static IPv4 and an IPv6 address.
     Configure(String, String),
     /// `shutdownmon arm`.
@@ -77,6 +97,10 @@ pub struct Order {
     pub folder: PathBuf,
     /// Where driver packages are.
     pub drivers: PathBuf,
+    /// The version that they have; `None`: as they were built.
+    pub version: Option<String>,
+    /// Those that came to the driver store beside them.
+    pub others: Vec<Other>,
     /// `SystemStartOptions`, from the boot manager.
     pub options: String,
     /// The host.
