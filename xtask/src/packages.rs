@@ -98,6 +98,8 @@ pub const WINE64: Requirement =
     Requirement { purpose: "tests under Wine", package: "wine64", probe: "/usr/lib/wine/wine64" };
 /// What reads a report that was made under Wine.
 pub const UNZIP: Requirement = Requirement { purpose: "tests under Wine", package: "unzip", probe: "/usr/bin/unzip" };
+/// What carries a TCP connection from Wine to xenstored's socket.
+pub const SOCAT: Requirement = Requirement { purpose: "tests under Wine", package: "socat", probe: "/usr/bin/socat" };
 /// What makes ISO images.
 pub const XORRISO: Requirement =
     Requirement { purpose: "the ISO image", package: "xorriso", probe: "/usr/bin/xorriso" };

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
-use crate::packages::{self, MINGW_GCC, UNZIP, WINE, WINE64};
+use crate::packages::{self, MINGW_GCC, SOCAT, UNZIP, WINE, WINE64, XENSTORED};
 use crate::workspace;
 
 /// Seconds that a script may take: four times what the slowest takes on two busy processors.
@@ -30,7 +30,7 @@ pub struct Made {
 }
 
 impl Made {
-    fn scripts(&self) -> [Script; 4] {
+    fn scripts(&self) -> [Script; 5] {
         let program = |name: &str| self.programs.join(name);
         let script = |path, arguments: &[PathBuf]| Script { path, arguments: arguments.to_vec() };
         [
@@ -38,6 +38,7 @@ impl Made {
             script("installer/tests/wine/setupapi.sh", std::slice::from_ref(&self.drivers)),
             script("tools/tests/wine/run.sh", std::slice::from_ref(&self.programs)),
             script("shutdownmon/tests/wine/run.sh", &[program("shutdownmon.exe")]),
+            script("shutdownmon/tests/wine/xenstored.sh", &[program("shutdownmon.exe")]),
         ]
     }
 }
@@ -47,7 +48,7 @@ impl Made {
 /// # Errors
 /// A tool is absent, or a script fails; its output is printed.
 pub fn run(made: &Made) -> anyhow::Result<()> {
-    packages::ensure(&[&WINE, &WINE64, &MINGW_GCC, &UNZIP])?;
+    packages::ensure(&[&WINE, &WINE64, &MINGW_GCC, &UNZIP, &XENSTORED, &SOCAT])?;
     let scripts = made.scripts();
     let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(scripts.len());
     let left = std::sync::Mutex::new(scripts.iter());
