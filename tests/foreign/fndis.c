@@ -334,6 +334,30 @@ static VOID NTAPI Shutdown(NDIS_HANDLE Context, LONG Action) {
   UNREFERENCED_PARAMETER(Action);
 }
 
+/* A lock may be taken again by the processor that has it, the same way. */
+static NDIS_STATUS CheckLock(NDIS_HANDLE Handle) {
+  LOCK_STATE_EX outer, inner;
+  PVOID lock = NdisAllocateRWLock(Handle);
+  ULONG good = 0;
+
+  if (lock == NULL) return NDIS_STATUS_RESOURCES;
+  NdisAcquireRWLockRead(lock, &outer, 0);
+  NdisAcquireRWLockRead(lock, &inner, 1 /* NDIS_RWL_AT_DISPATCH_LEVEL */);
+  good += KeGetCurrentIrql() == DISPATCH_LEVEL;
+  NdisReleaseRWLock(lock, &inner);
+  good += KeGetCurrentIrql() == DISPATCH_LEVEL;
+  NdisReleaseRWLock(lock, &outer);
+  good += KeGetCurrentIrql() == PASSIVE_LEVEL;
+  NdisAcquireRWLockWrite(lock, &outer, 0);
+  NdisAcquireRWLockWrite(lock, &inner, 0);
+  NdisReleaseRWLock(lock, &inner);
+  good += KeGetCurrentIrql() == DISPATCH_LEVEL;
+  NdisReleaseRWLock(lock, &outer);
+  good += KeGetCurrentIrql() == PASSIVE_LEVEL;
+  NdisFreeRWLock(lock);
+  return good == 5 ? NDIS_STATUS_SUCCESS : STATUS_UNSUCCESSFUL;
+}
+
 static VOID Free(PADAPTER Adapter) {
   ULONG i;
 
@@ -451,6 +475,7 @@ static NDIS_STATUS NTAPI Initialize(NDIS_HANDLE Handle, NDIS_HANDLE Context, PVO
   KeInitializeSpinLock(&adapter->Lock);
   timer.FunctionContext = adapter;
   status = Configure(adapter);
+  if (status == NDIS_STATUS_SUCCESS) status = CheckLock(Handle);
   if (status == NDIS_STATUS_SUCCESS) status = NdisAllocateTimerObject(Handle, &timer, &adapter->Timer);
   if (status == NDIS_STATUS_SUCCESS) status = MakeFrames(adapter);
   if (status == NDIS_STATUS_SUCCESS) {

@@ -254,6 +254,8 @@ static BOOLEAN NTAPI StartIo(PVOID Extension, PSCSI_REQUEST_BLOCK Srb) {
         Srb->DataTransferLength = 0;
         break;
       }
+      /* What may start by this waits until this routine has ended. */
+      if (adapter->Requests % 16 == 0) StorPortDeviceReady(adapter, 0, 0, 0);
       if (Srb->Cdb[0] == SCSIOP_INQUIRY) StorPortSetDeviceQueueDepth(adapter, 0, 0, 0, DEPTH);
       if (adapter->Requests % 8 == 0) {
         state->Srb = Srb;

@@ -58,7 +58,11 @@ STOR8_ACCESS(Ulong, ULONG)
 #define STOR_STATUS_UNSUCCESSFUL 0xC1000001L
 #define STOR_STATUS_INSUFFICIENT_RESOURCES 0xC1000003L
 #define STOR_STATUS_INVALID_PARAMETER 0xC1000006L
+#define STOR_STATUS_INVALID_DEVICE_REQUEST 0xC1000007L
+#define STOR_STATUS_INVALID_IRQL 0xC1000008L
+#define STOR_STATUS_INVALID_BUFFER_SIZE 0xC100000AL
 #define STOR_STATUS_UNSUPPORTED_VERSION 0xC100000BL
+#define STOR_STATUS_BUSY 0xC100000CL
 
 #define STOR_FEATURE_VIRTUAL_MINIPORT 0x1
 #define IOCTL_MINIPORT_PROCESS_SERVICE_IRP CTL_CODE(0x4, 0x040e, METHOD_BUFFERED, FILE_READ_ACCESS | FILE_WRITE_ACCESS)
@@ -79,9 +83,16 @@ typedef struct _VIRTUAL_HW_INITIALIZATION_DATA {
 
 typedef enum { InterruptSupportNone, InterruptSynchronizeAll, InterruptSynchronizePerMessage } SYNCHRONIZATION_MODE;
 
+enum { StorSynchronizeHalfDuplex, StorSynchronizeFullDuplex };
+
 typedef struct _PORT_CONFIGURATION_INFORMATION_8 {
-  /* Its last four bytes, which pad it, are SynchronizationModel. */
-  PORT_CONFIGURATION_INFORMATION Head;
+  union {
+    PORT_CONFIGURATION_INFORMATION Head;
+    struct {
+      UCHAR Bytes[0x94];
+      ULONG SynchronizationModel;
+    };
+  };
   PVOID HwMSInterruptRoutine;
   ULONG InterruptSynchronizationMode;
   PVOID DumpRegion[3];
@@ -108,6 +119,22 @@ typedef struct _PERF_CONFIGURATION_DATA {
   PGROUP_AFFINITY MessageTargets;
 } PERF_CONFIGURATION_DATA;
 
+typedef struct _STOR_REQUEST_INFO {
+  USHORT Version, Size;
+  ULONG PriorityHint, Flags, Key, Length;
+  BOOLEAN IsWriteRequest;
+  UCHAR Reserved[3];
+} STOR_REQUEST_INFO;
+
+typedef struct _STOR_LOG_EVENT_DETAILS {
+  ULONG InterfaceRevision, Size, Flags, EventAssociation, PathId, TargetId, LunId;
+  BOOLEAN StorportSpecificErrorCode;
+  ULONG ErrorCode, UniqueId, DumpDataSize;
+  PVOID DumpData;
+  ULONG StringCount;
+  PWSTR *StringList;
+} STOR_LOG_EVENT_DETAILS;
+
 typedef struct _STARTIO_PERFORMANCE_PARAMETERS {
   ULONG Version, Size, MessageNumber, ChannelNumber;
 } STARTIO_PERFORMANCE_PARAMETERS;
@@ -117,11 +144,38 @@ typedef struct _STOR_DPC {
   KSPIN_LOCK Lock;
 } STOR_DPC, *PSTOR_DPC;
 
+enum { DpcLock = 1, StartIoLock, InterruptLock };
+typedef struct _STOR_LOCK_HANDLE {
+  ULONG Lock;
+  PVOID Queue[2];
+  KIRQL OldIrql;
+} STOR_LOCK_HANDLE;
+
+#define STATE_CHANGE_LUN 0x1
+#define STATE_CHANGE_TARGET 0x2
+#define STATE_CHANGE_BUS 0x4
+#define STOR_ADDRESS_TYPE_BTL8 0x1
+typedef struct _STOR_ADDR_BTL8 {
+  USHORT Type, Port;
+  ULONG AddressLength;
+  UCHAR Path, Target, Lun, Reserved;
+} STOR_ADDR_BTL8;
+
 /* Types of StorPortNotification that are newer. */
-enum { EnablePassiveInitialization = 0x1000, InitializeDpc, IssueDpc };
+enum {
+  EnablePassiveInitialization = 0x1000,
+  InitializeDpc,
+  IssueDpc,
+  AcquireSpinLock,
+  ReleaseSpinLock,
+  StateChangeDetectedCall,
+  AsyncNotificationDetected = 0x1007,
+};
 
 /* Numbers of StorPortExtendedFunction. */
 enum {
+  ExtFunctionAllocatePool = 0,
+  ExtFunctionFreePool = 1,
   ExtFunctionCompleteServiceIrp = 7,
   ExtFunctionGetDeviceObjects = 8,
   ExtFunctionAcquireMSISpinLock = 11,
@@ -129,11 +183,28 @@ enum {
   ExtFunctionGetMessageInterruptInformation = 13,
   ExtFunctionInitializePerformanceOptimizations = 14,
   ExtFunctionGetStartIoPerformanceParameters = 15,
+  ExtFunctionLogSystemEvent = 16,
+  ExtFunctionGetGroupAffinity = 19,
+  ExtFunctionGetRequestInfo = 28,
+  ExtFunctionInitializeWorker = 29,
+  ExtFunctionQueueWorkItem = 30,
+  ExtFunctionFreeWorker = 31,
+  ExtFunctionInitializeTimer = 32,
+  ExtFunctionRequestTimer = 33,
+  ExtFunctionFreeTimer = 34,
+  ExtFunctionInitializeSListHead = 35,
+  ExtFunctionInterlockedFlushSList = 36,
+  ExtFunctionInterlockedPopEntrySList = 37,
+  ExtFunctionInterlockedPushEntrySList = 38,
+  ExtFunctionQueryDepthSList = 39,
+  ExtFunctionGetSystemPortNumber = 41,
+  ExtFunctionSetUnitAttributes = 46,
 };
 ULONG StorPortExtendedFunction(ULONG FunctionCode, PVOID HwDeviceExtension, ...);
 
 C_ASSERT(sizeof(HW_INITIALIZATION_DATA_8) == 0xd0 && sizeof(VIRTUAL_HW_INITIALIZATION_DATA) == 0xb0);
 C_ASSERT(sizeof(PORT_CONFIGURATION_INFORMATION_8) == 0xe0 && sizeof(STOR_DPC) == 0x48);
+C_ASSERT(sizeof(STOR_LOCK_HANDLE) == 0x20);
 C_ASSERT(FIELD_OFFSET(PORT_CONFIGURATION_INFORMATION_8, HwMSInterruptRoutine) == 0x98);
 C_ASSERT(FIELD_OFFSET(PORT_CONFIGURATION_INFORMATION_8, VirtualDevice) == 0xc4);
 

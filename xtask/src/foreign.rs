@@ -25,6 +25,7 @@ const DRIVERS: &[Foreign] = &[
     Foreign { name: "fkit", needs: &[], private: &["DllInitialize", "DllUnload"] },
     Foreign { name: "fnull", needs: &["fkit"], private: &[] },
     Foreign { name: "fkern", needs: &[], private: &[] },
+    Foreign { name: "ffile", needs: &[], private: &[] },
     Foreign { name: "fseh", needs: &[], private: &[] },
     Foreign { name: "fbus", needs: &[], private: &[] },
     Foreign { name: "ffunc", needs: &[], private: &[] },
@@ -41,6 +42,17 @@ const DRIVERS: &[Foreign] = &[
 
 /// Exports that the kit's libraries lack, as our drivers use none of them: the module, the name of a library, the names.
 const MORE: &[(&str, &str, &[&str])] = &[
+    (
+        "ndis.sys",
+        "more_ndis",
+        &[
+            "NdisAcquireRWLockRead",
+            "NdisAcquireRWLockWrite",
+            "NdisAllocateRWLock",
+            "NdisFreeRWLock",
+            "NdisReleaseRWLock",
+        ],
+    ),
     ("wmilib.sys", "more_wmilib", &["WmiCompleteRequest", "WmiFireEvent", "WmiSystemControl"]),
     (
         "storport.sys",

@@ -33,6 +33,11 @@ impl<T> IrqLock<T> {
         IrqGuard { lock: self, enabled }
     }
 
+    /// The value, of a lock that nobody has any more.
+    pub fn into_inner(self) -> T {
+        self.value.into_inner()
+    }
+
     /// Takes the lock if it is free. Any IRQL.
     pub fn try_lock(&self) -> Option<IrqGuard<'_, T>> {
         let enabled = platform().disable_interrupts();

@@ -2,56 +2,23 @@
 
 mod common;
 
-use common::{in_child_as, run};
+use common::{boot, boot_with, disk, in_child_as, packages, run};
 use nt::disk::{Disk, Operation, Raw};
+use nt::io::abi::{DeviceObject, Irp, mj, sl};
 use nt::io::file;
+use nt::ke::abi::Event;
 use nt::pnp::{self, State};
+use nt::storport::abi::ScsiRequestBlock;
 use process::{BenchConfig, Ctx, Outcome};
-use std::path::PathBuf;
+use std::ffi::c_void;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::SeqCst};
 
 const FOREIGN_RUN: u32 = 0x8000_2000;
 const FOREIGN_PLUG: u32 = 0x8000_2004;
 const FOREIGN_UNPLUG: u32 = 0x8000_2008;
 const FOREIGN_EJECT: u32 = 0x8000_200c;
 const FOREIGN_BREAK: u32 = 0x8000_2018;
-
-/// The folder of the foreign drivers' packages; says so and gives `None` where they were not built.
-fn packages() -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/foreign/x64");
-    if folder.join("fbus/fbus.sys").is_file() {
-        return Some(folder);
-    }
-    println!("skipped: the drivers of tests/foreign were not built");
-    None
-}
-
-fn boot(name: &str, body: impl FnOnce(&Ctx)) {
-    boot_with(name, None, body);
-}
-
-/// As [`boot`], on a machine with the test adapter of that PCI device id, if one is given.
-fn boot_with(name: &str, adapter: Option<u16>, body: impl FnOnce(&Ctx)) {
-    let Some(drivers) = packages() else { return };
-    let part = adapter.map_or(String::new(), |id| format!("{id:x}"));
-    in_child_as(name, &part, || {
-        let verbose = std::env::var_os("PROCESS_TEST_VERBOSE").is_some();
-        let seed = std::env::var("PROCESS_TEST_SEED").map_or(1, |text| text.parse().expect("a number"));
-        let vcpus = 1 + (seed % 4) as u32;
-        let outcome = run(
-            BenchConfig { drivers, verbose, seed, vcpus, adapter, most_steps: 50_000_000, ..BenchConfig::default() },
-            |ctx| {
-                let packages = ctx.packages().expect("the folder is readable");
-                pnp::boot::boot(pnp::boot::BootConfig { packages, ..Default::default() }).expect("a boot");
-                body(ctx);
-            },
-        );
-        if let Outcome::Stopped(stop) = outcome {
-            panic!("{}", stop.report);
-        }
-    });
-}
 
 /// A device by the name of its service: is there exactly `count` of them at work?
 fn started(service: &str) -> Vec<pnp::NodeInfo> {
@@ -102,6 +69,16 @@ fn the_kernel_services_of_simple_drivers() {
         pnp::control::remove(started("fkern")[0].id).expect("a device that may be removed");
         assert!(!nt::wmi::blocks().iter().any(own));
         assert!(!nt::io::driver::loaded().iter().any(|name| name == "fkern"), "{:#?}", ctx.log());
+    });
+}
+
+#[test]
+fn files_by_handle_and_what_goes_with_them() {
+    boot("files_by_handle_and_what_goes_with_them", |ctx| {
+        for _ in 0..2 {
+            assert!(checks(ctx, r"\Device\ForeignFile") >= 66);
+        }
+        pnp::control::remove(started("ffile")[0].id).expect("a device that may be removed");
     });
 }
 
@@ -217,11 +194,6 @@ fn a_bus_and_its_function_devices() {
     });
 }
 
-fn disk(ctx: &Ctx) -> Arc<Disk> {
-    let found = nt::disk::disks().into_iter().find(|disk| disk.info().serial.contains("FOREIGN1"));
-    found.unwrap_or_else(|| panic!("no RAM disk: {:#?}", ctx.log()))
-}
-
 #[test]
 fn a_storport_miniport_over_memory() {
     boot("a_storport_miniport_over_memory", |ctx| {
@@ -333,15 +305,62 @@ fn fields(result: &[u8]) -> [u32; 3] {
     [0, 4, 8].map(|at| u32::from_le_bytes(result[at..at + 4].try_into().expect("four bytes")))
 }
 
+/// A request of fhba's: what it is to do, behind the head of IOCTL_SCSI_MINIPORT.
+fn hba_request(code: u32) -> Vec<u8> {
+    let mut request = vec![28, 0, 0, 0];
+    request.extend(b"FORHBA  ");
+    request.resize(28 + 12, 0);
+    request[16..20].copy_from_slice(&code.to_le_bytes());
+    request
+}
+/// fhba's request that waits for another one.
+const MEET: u32 = 1;
+
+/// Sends TEST UNIT READY to a disk from one processor; the one on which its completion routine runs.
+fn finished_on(disk: &Disk, processor: u32) -> u32 {
+    const MORE_PROCESSING_REQUIRED: i32 = 0xc000_0016_u32 as i32;
+    unsafe extern "win64" fn completed(_: *mut DeviceObject, _: *mut Irp, context: *mut c_void) -> i32 {
+        // SAFETY: the context is the sender's, which waits for it.
+        unsafe {
+            let context = context.cast::<(Event, AtomicU32)>();
+            (*context).1.store(nt::platform::platform().current_processor(), SeqCst);
+            nt::ke::KeSetEvent(&raw mut (*context).0, 0, 0);
+        }
+        MORE_PROCESSING_REQUIRED
+    }
+    // SAFETY: a system thread at PASSIVE_LEVEL, let go again; the blocks outlive the request.
+    unsafe {
+        let bytes = size_of::<ScsiRequestBlock>();
+        let srb = nt::ex::ExAllocatePoolWithTag(512, bytes, u32::from_le_bytes(*b"Test")).cast::<ScsiRequestBlock>();
+        *srb = std::mem::zeroed();
+        ((*srb).length, (*srb).cdb_length, (*srb).time_out_value) = (bytes as u16, 6, 10);
+        let mut done: (Event, AtomicU32) = (std::mem::zeroed(), AtomicU32::new(u32::MAX));
+        nt::ke::KeInitializeEvent(&raw mut done.0, 0, 0);
+        let irp = nt::io::irp::IoAllocateIrp((*disk.device()).stack_size, 0);
+        let location = nt::io::irp::next(irp);
+        (*location).major = mj::INTERNAL_DEVICE_CONTROL;
+        (*location).parameters.others[0] = srb.cast();
+        (*location).completion = Some(completed);
+        (*location).context = (&raw mut done).cast();
+        (*location).control = sl::INVOKE_ON_SUCCESS | sl::INVOKE_ON_ERROR | sl::INVOKE_ON_CANCEL;
+        let old = nt::ke::cpu::KeSetSystemAffinityThreadEx(1 << processor);
+        nt::io::irp::IofCallDriver(disk.device(), irp);
+        nt::io::irp::wait_for(&raw mut done.0);
+        nt::ke::cpu::KeRevertToUserAffinityThreadEx(old);
+        assert_eq!((*srb).srb_status & 0x3f, 1);
+        nt::io::irp::IoFreeIrp(irp);
+        nt::ex::ExFreePool(srb.cast());
+        done.1.load(SeqCst)
+    }
+}
+
 #[test]
 fn a_storport_miniport_on_a_pci_adapter() {
     for id in [0x5853, 0x5854] {
         boot_with("a_storport_miniport_on_a_pci_adapter", Some(id), |ctx| {
             // IOCTL_SCSI_MINIPORT, with the header that it has, twice: messages come again.
             for _ in 0..2 {
-                let mut request = vec![28, 0, 0, 0];
-                request.extend(b"FORHBA  ");
-                request.resize(28 + 12, 0);
+                let request = hba_request(0);
                 let mut answer = request.clone();
                 let (status, length) = control(&storage_port("fhba"), IOCTL_SCSI_MINIPORT, &request, &mut answer);
                 assert_eq!((status, length), (0, 40), "{:#?}", ctx.log());
@@ -349,6 +368,41 @@ fn a_storport_miniport_on_a_pci_adapter() {
                 assert_eq!(failed, 0, "first failure in line {line}: {:#?}", ctx.log());
                 println!("fhba {id:x}: {checks} checks");
                 assert!(checks >= if id == 0x5853 { 80 } else { 35 });
+            }
+            // A request is finished on the processor that it came from, where the miniport chose so.
+            let disk = nt::disk::disks().into_iter().find(|disk| disk.info().product.contains("Adapter's disk"));
+            let disk = disk.unwrap_or_else(|| panic!("no disk: {:#?}", ctx.log()));
+            let data = [0x5a; 4096];
+            let mut back = [0; 4096];
+            assert!(disk.write(8192, &data).good && disk.read(8192, &mut back).good && back == data);
+            let processors = nt::platform::platform().processors();
+            for processor in (0..10).map(|n| n % processors) {
+                let by = finished_on(&disk, processor);
+                assert!(id != 0x5853 || by == processor, "sent from {processor}, finished on {by}");
+            }
+            // Two channels are two requests in StartIo at once; without them there is one.
+            if processors > 1 {
+                let meet = |processor: u32| {
+                    let done = Arc::new(AtomicI32::new(-1));
+                    let there = done.clone();
+                    nt::io::kernel::spawn(Box::new(move || {
+                        let mut answer = [0; 40];
+                        // SAFETY: a system thread at PASSIVE_LEVEL.
+                        unsafe { nt::ke::cpu::KeSetSystemAffinityThread(1 << processor) };
+                        let (status, _) =
+                            control(&storage_port("fhba"), IOCTL_SCSI_MINIPORT, &hba_request(MEET), &mut answer);
+                        let [checks, failed, line] = fields(&answer[28..]);
+                        println!("on {processor}: {status:#x}, {checks} checks, {failed} failed, in line {line}");
+                        there.store(i32::from(status != 0 || checks < 2 || failed != 0), SeqCst);
+                    }));
+                    done
+                };
+                for done in [meet(0), meet(1)] {
+                    while done.load(SeqCst) < 0 {
+                        ctx.sleep_ms(1);
+                    }
+                    assert_eq!(done.load(SeqCst), 0, "{:#?}", ctx.log());
+                }
             }
             // With its resources taken and given back it is another adapter to its miniport, which checks anew.
             let node = started("fhba")[0].id;
@@ -388,6 +442,7 @@ fn a_virtual_miniport() {
     const PAUSE_UNIT: u32 = 4;
     const PAUSE: u32 = 5;
     const BUSY: u32 = 6;
+    const FUNCTIONS: u32 = 7;
     boot("a_virtual_miniport", |ctx| {
         let port = storage_port("fvirt");
         let service = |what: u32, output: &mut [u8]| {
@@ -425,6 +480,10 @@ fn a_virtual_miniport() {
             assert!(ctx.now_ns() - before >= 20_000_000, "{what}: {} ns", ctx.now_ns() - before);
         }
 
+        assert_eq!(service(FUNCTIONS, &mut []), 0);
+        let event = "event 0x1234 at 0.0.0, id 0x77, 0 bytes of data: \"one\" \"two\"";
+        assert!(ctx.log().iter().any(|line| line.contains(event)), "{:#?}", ctx.log());
+        pnp::settle();
         assert_eq!(service(77, &mut []), 0xc000_00bb_u32 as i32);
         let mut result = [0; 12];
         assert_eq!(service(RESULT, &mut result), 0);
@@ -463,128 +522,5 @@ fn a_wmi_provider_by_wmilib() {
         assert!(blocks.contains(&(0x5d1f_2a10, 3)) && blocks.contains(&(0x5d1f_2a11, 1)), "{blocks:x?}");
         pnp::control::remove(started("fwmi")[0].id).expect("a device that may be removed");
         assert!(!nt::io::driver::loaded().iter().any(|name| name == "fwmi"), "{:#?}", ctx.log());
-    });
-}
-
-/// `IoReadPartitionTableEx` of a disk: the layout, or the status.
-fn layout(disk: &Disk) -> Result<Vec<u8>, i32> {
-    // SAFETY: a system thread at PASSIVE_LEVEL; the disk stands, and the layout is as long as its count says.
-    unsafe {
-        let mut layout = std::ptr::null_mut();
-        match nt::io::partition::IoReadPartitionTableEx(disk.device(), &raw mut layout) {
-            0 => {
-                let count = layout.add(4).cast::<u32>().read_unaligned() as usize;
-                let bytes = std::slice::from_raw_parts(layout, 48 + 144 * count).to_vec();
-                nt::ex::ExFreePool(layout.cast());
-                Ok(bytes)
-            }
-            status => Err(status),
-        }
-    }
-}
-
-/// Start and length in blocks, and number, of the entries of a layout that are used.
-fn partitions(layout: &[u8]) -> Vec<(u64, u64, u32)> {
-    let wide = |entry: &[u8], at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().expect("eight bytes"));
-    let all = layout[48..].chunks_exact(144).map(|e| (wide(e, 8) / 512, wide(e, 16) / 512, wide(e, 24) as u32));
-    all.filter(|entry| entry.1 != 0).collect()
-}
-
-/// A boot record with these entries: type, first block, blocks.
-fn record(entries: &[(u8, u32, u32)]) -> Vec<u8> {
-    let mut record = vec![0; 512];
-    record[0x1b8..0x1bc].copy_from_slice(&0x1234_5678_u32.to_le_bytes());
-    for (index, (kind, first, blocks)) in entries.iter().enumerate() {
-        let at = 0x1be + 16 * index;
-        record[at + 4] = *kind;
-        record[at + 8..at + 12].copy_from_slice(&first.to_le_bytes());
-        record[at + 12..at + 16].copy_from_slice(&blocks.to_le_bytes());
-    }
-    record[510..].copy_from_slice(&[0x55, 0xaa]);
-    record
-}
-
-/// Writes a GUID partition table with one partition, blocks 100 to 199, of a disk with so many blocks.
-fn write_table(disk: &Arc<Disk>, blocks: u64) {
-    assert!(disk.write(0, &record(&[(0xee, 1, u32::MAX)])).good);
-    let mut entries = vec![0; 16384];
-    entries[..16].fill(0x71);
-    entries[16..32].fill(0x72);
-    entries[32..40].copy_from_slice(&100_u64.to_le_bytes());
-    entries[40..48].copy_from_slice(&199_u64.to_le_bytes());
-    entries[56..60].copy_from_slice(b"D\0a\0");
-    for (place, other, first) in [(1, blocks - 1, 2), (blocks - 1, 1, blocks - 33)] {
-        let mut header = b"EFI PART\0\0\x01\0\x5c\0\0\0\0\0\0\0\0\0\0\0".to_vec();
-        header.extend([place, other, 34, blocks - 34].iter().flat_map(|n: &u64| n.to_le_bytes()));
-        header.extend([0x70; 16]);
-        header.extend(first.to_le_bytes());
-        header.extend([128, 128, nt::io::gpt::crc32(&entries)].iter().flat_map(|n| n.to_le_bytes()));
-        let sum = nt::io::gpt::crc32(&header);
-        header[16..20].copy_from_slice(&sum.to_le_bytes());
-        header.resize(512, 0);
-        assert!(disk.write(place * 512, &header).good && disk.write(first * 512, &entries).good);
-    }
-}
-
-#[test]
-fn partition_tables_of_a_disk() {
-    const CORRUPT: i32 = 0xc000_0032_u32 as i32;
-    boot("partition_tables_of_a_disk", |ctx| {
-        let disk = disk(ctx);
-        let blocks = disk.info().blocks;
-        let signature = |bytes: u32| {
-            let mut out = [0; 20];
-            // SAFETY: a system thread at PASSIVE_LEVEL; the disk stands, the signature has its bytes.
-            let status = unsafe { nt::io::partition::IoReadDiskSignature(disk.device(), bytes, out.as_mut_ptr()) };
-            (status, out)
-        };
-        // An empty disk has four empty entries, and nothing to tell it by.
-        let empty = layout(&disk).expect("a layout");
-        assert_eq!((&empty[..8], partitions(&empty).len()), (&[0, 0, 0, 0, 4, 0, 0, 0][..], 0));
-        assert_eq!(signature(512).0, CORRUPT);
-
-        // A partition and a chain of two, which then runs in a circle, off the disk, and onto what is no record.
-        assert!(disk.write(0, &record(&[(7, 64, 100), (0x0f, 1000, 500)])).good);
-        assert!(disk.write(1000 * 512, &record(&[(7, 10, 20), (5, 100, 50)])).good);
-        for link in [0, 100, 99_999, u32::MAX, 200] {
-            let second = if link == 0 { record(&[(7, 10, 30)]) } else { record(&[(7, 10, 30), (5, link, 50)]) };
-            assert!(disk.write(1100 * 512, &second).good);
-            let made = layout(&disk).expect("a layout");
-            let found = partitions(&made);
-            let held = |n: u32| found.iter().filter(|entry| entry.2 == n).copied().collect::<Vec<_>>();
-            assert_eq!(held(1), [(64, 100, 1)]);
-            assert_eq!((held(2), held(3)), (vec![(1010, 20, 2)], vec![(1110, 30, 3)]), "a link to {link}");
-            assert_eq!((held(4).len(), made[4]), (0, 12));
-        }
-        let (status, of_record) = signature(512);
-        assert_eq!((status, &of_record[..8]), (0, &[0, 0, 0, 0, 0x78, 0x56, 0x34, 0x12][..]));
-        let mut first = vec![0; 512];
-        assert!(disk.read(0, &mut first).good);
-        let words = first.chunks_exact(4).chain([&of_record[8..12]]);
-        let sum = words.fold(0_u32, |sum, w| sum.wrapping_add(u32::from_le_bytes(w.try_into().expect("four bytes"))));
-        assert_eq!(sum, 0, "the sum of a record and its check sum");
-        assert_eq!(signature(4096).0, 0xc000_000d_u32 as i32);
-
-        // A GUID partition table: whole, its first header broken, its first entries broken, both headers broken.
-        write_table(&disk, blocks);
-        let whole = layout(&disk).expect("a layout");
-        assert_eq!((&whole[..8], partitions(&whole)), (&[1, 0, 0, 0, 1, 0, 0, 0][..], vec![(100, 100, 1)]));
-        assert_eq!((&whole[8..24], &whole[48 + 32..48 + 48]), (&[0x70; 16][..], &[0x71; 16][..]));
-        assert_eq!(&whole[48 + 72..48 + 76], b"D\0a\0");
-        assert_eq!((signature(512).0, &signature(512).1[4..]), (0, &[0x70; 16][..]));
-        let backups = |ctx: &Ctx| ctx.log().iter().filter(|line| line.contains("its backup is used")).count();
-        assert_eq!(backups(ctx), 0);
-        for broken in [1, 2] {
-            write_table(&disk, blocks);
-            assert!(disk.write(broken * 512, &[0xff; 512]).good);
-            assert_eq!(layout(&disk).as_deref(), Ok(&whole[..]));
-            assert_eq!(backups(ctx), broken as usize);
-        }
-        assert!(disk.write((blocks - 1) * 512, &[0xff; 512]).good);
-        assert_eq!((layout(&disk), signature(512).0), (Err(CORRUPT), CORRUPT));
-        // What cannot be written is refused, and left as it is.
-        // SAFETY: a system thread at PASSIVE_LEVEL; the disk stands, the layout is whole.
-        let written = unsafe { nt::io::partition::IoWritePartitionTableEx(disk.device(), empty.as_ptr()) };
-        assert_eq!(written, 0xc000_00bb_u32 as i32);
     });
 }

@@ -28,8 +28,10 @@ struct Registration {
 }
 
 static REGISTRATIONS: IrqLock<Vec<Registration>> = IrqLock::new(Vec::new());
-/// Named callback objects: Windows has SetSystemTime, PowerState and ProcessorAdd from the start.
+/// Named callback objects, which go with their last reference: Windows has SetSystemTime, PowerState and ProcessorAdd from the start.
 static OBJECTS: IrqLock<Vec<(String, usize)>> = IrqLock::new(Vec::new());
+/// Objects that take one routine alone.
+static SINGLE: IrqLock<Vec<usize>> = IrqLock::new(Vec::new());
 
 /// The head of `OBJECT_ATTRIBUTES`.
 #[repr(C)]
@@ -38,6 +40,15 @@ struct ObjectAttributes {
     root: *mut c_void,
     name: *const UnicodeString,
     attributes: u32,
+}
+
+/// `OBJ_PERMANENT`.
+const PERMANENT: u32 = 0x10;
+
+/// A callback object is gone.
+unsafe fn forget(object: *mut c_void) {
+    OBJECTS.lock().retain(|(_, other)| *other != object as usize);
+    SINGLE.lock().retain(|other| *other != object as usize);
 }
 
 unsafe fn name_of(attributes: *const ObjectAttributes) -> Option<String> {
@@ -49,50 +60,56 @@ unsafe fn name_of(attributes: *const ObjectAttributes) -> Option<String> {
     }
 }
 
-/// `ExCreateCallback`. IRQL = PASSIVE_LEVEL.
+/// `ExCreateCallback`. IRQL = PASSIVE_LEVEL. STATUS_UNSUCCESSFUL without a name.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-excreatecallback>
 pub unsafe extern "win64" fn ExCreateCallback(
     object: *mut *mut c_void,
     attributes: *const c_void,
     create: u8,
-    _multiple: u8,
+    multiple: u8,
 ) -> NtStatus {
     const SYSTEM: [&str; 3] = ["\\Callback\\SetSystemTime", "\\Callback\\PowerState", "\\Callback\\ProcessorAdd"];
     // SAFETY: the caller's contract.
     unsafe {
-        let name = name_of(attributes.cast());
-        if let Some(name) = &name {
+        let Some(name) = name_of(attributes.cast()) else { return STATUS_UNSUCCESSFUL };
+        {
             let objects = OBJECTS.lock();
-            if let Some((_, found)) = objects.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)) {
-                let found = *found as *mut c_void;
-                drop(objects);
-                ob::ObfReferenceObject(found);
-                *object = found;
+            if let Some((_, found)) = objects.iter().find(|(other, _)| other.eq_ignore_ascii_case(&name)) {
+                *object = *found as *mut c_void;
+                ob::ObfReferenceObject(*object);
                 return STATUS_SUCCESS;
             }
-            drop(objects);
-            if create == 0 && !SYSTEM.iter().any(|system| system.eq_ignore_ascii_case(name)) {
-                return STATUS_OBJECT_NAME_NOT_FOUND;
-            }
         }
-        let made = ob::allocate(ob::Kind::Callback, 64, None);
+        let of_system = SYSTEM.iter().any(|system| system.eq_ignore_ascii_case(&name));
+        if create == 0 && !of_system {
+            return STATUS_OBJECT_NAME_NOT_FOUND;
+        }
+        let made = ob::allocate(ob::Kind::Callback, 64, Some(forget));
         if made.is_null() {
             return STATUS_INSUFFICIENT_RESOURCES;
         }
-        if let Some(name) = name {
+        if of_system || (*attributes.cast::<ObjectAttributes>()).attributes & PERMANENT != 0 {
             ob::ObfReferenceObject(made);
-            OBJECTS.lock().push((name, made as usize));
+        }
+        OBJECTS.lock().push((name, made as usize));
+        if multiple == 0 && !of_system {
+            SINGLE.lock().push(made as usize);
         }
         *object = made;
     }
     STATUS_SUCCESS
 }
 
-/// `ExRegisterCallback`. IRQL <= APC_LEVEL.
+/// `ExRegisterCallback`: NULL if the object takes one routine alone, and has it. IRQL <= APC_LEVEL.
 pub unsafe extern "win64" fn ExRegisterCallback(
     object: *mut c_void,
     function: CallbackFunction,
     context: *mut c_void,
 ) -> *mut c_void {
+    let single = SINGLE.lock().contains(&(object as usize));
+    if single && REGISTRATIONS.lock().iter().any(|registration| registration.object == object as usize) {
+        return null_mut();
+    }
     let handle = Box::into_raw(Box::new(0_u64)) as usize;
     // SAFETY: the caller gives a callback object.
     unsafe { ob::ObfReferenceObject(object) };

@@ -295,8 +295,10 @@ pub struct DeviceObjectExtension {
     pub deleted: core::sync::atomic::AtomicBool,
     /// Powers states told by `PoSetPowerState`: system, device.
     pub power: [core::sync::atomic::AtomicU32; 2],
-    /// StartIo attributes (`IoSetStartIoAttributes`).
+    /// StartIo attributes (`IoSetStartIoAttributes`), and whether StartIo runs: bits of `startio`.
     pub start_io: core::sync::atomic::AtomicU32,
+    /// The key of the packet that waits for StartIo to end.
+    pub start_io_key: core::sync::atomic::AtomicU32,
 }
 
 /// `DRIVER_EXTENSION`: the documented head.
@@ -468,6 +470,36 @@ pub union Parameters {
     pub start: StartDevice,
     /// WMI.
     pub wmi: [*mut c_void; 4],
+}
+
+/// `IO_SECURITY_CONTEXT`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct SecurityContext {
+    /// `SECURITY_QUALITY_OF_SERVICE`, or null.
+    pub quality: *mut c_void,
+    /// How far the access was granted.
+    pub state: *mut AccessState,
+    /// What is asked for.
+    pub access: u32,
+    /// `FILE_*` options.
+    pub options: u32,
+}
+
+/// `ACCESS_STATE`; what is not named is zero.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct AccessState {
+    operation: u64,
+    evaluated: [u8; 4],
+    flags: u32,
+    /// Not granted yet.
+    pub remaining: u32,
+    /// Granted.
+    pub granted: u32,
+    /// Asked for.
+    pub original: u32,
+    rest: [u64; 16],
 }
 
 /// Parameters of IRP_MJ_CREATE.

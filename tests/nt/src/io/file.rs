@@ -1,4 +1,4 @@
-//! File objects: opening devices by name, and reading, writing and controlling them by handle.
+//! File objects: opening devices by name. What drivers do with them by handle is in `handle`.
 use super::abi::*;
 use super::device::IoGetAttachedDeviceReference;
 use super::irp::{IoAllocateIrp, IoFreeIrp, next};
@@ -8,7 +8,7 @@ use super::security::{self, Token};
 use super::status::*;
 use super::text;
 use crate::ke;
-use crate::ob::namespace::{self, ObjectAttributes};
+use crate::ob::namespace;
 use crate::ob::{self, Kind, ObfDereferenceObject, handle};
 use core::ffi::c_void;
 use core::mem::zeroed;
@@ -16,6 +16,36 @@ use core::ptr;
 use core::sync::atomic::{AtomicI32, Ordering};
 
 const FO_FILE_OPEN_CANCELLED: u32 = 0x20_0000;
+/// `FO_SYNCHRONOUS_IO`.
+pub(super) const FO_SYNCHRONOUS_IO: u32 = 0x2;
+/// `FILE_SYNCHRONOUS_IO_NONALERT`.
+const FILE_SYNCHRONOUS_IO_NONALERT: u32 = 0x20;
+/// `FO_*` of `FILE_*` options: write through, sequential only, no intermediate buffering, alertable, synchronous.
+const FLAGS_OF_OPTIONS: [(u32, u32); 6] =
+    [(0x2, 0x10), (0x4, 0x20), (0x8, 0x8), (0x10, 0x4), (0x10, FO_SYNCHRONOUS_IO), (0x20, FO_SYNCHRONOUS_IO)];
+
+/// How a file is opened.
+#[derive(Clone, Copy)]
+pub struct How {
+    /// What is asked for.
+    pub access: u32,
+    /// `FILE_ATTRIBUTE_*`.
+    pub attributes: u16,
+    /// `FILE_SHARE_*`.
+    pub share: u16,
+    /// `FILE_OPEN` and its kin.
+    pub disposition: u32,
+    /// `FILE_*`.
+    pub options: u32,
+}
+
+impl How {
+    /// As the kernel opens a device, for synchronous requests.
+    pub fn plainly(access: u32, share: u16) -> Self {
+        // FILE_OPEN
+        Self { access, attributes: 0, share, disposition: 1, options: FILE_SYNCHRONOUS_IO_NONALERT }
+    }
+}
 
 /// Sends a request of a file to its device's stack and waits.
 unsafe fn send(
@@ -82,7 +112,7 @@ unsafe fn deleted(body: *mut c_void) {
 /// IRQL = PASSIVE_LEVEL.
 pub unsafe fn open(path: &str, access: u32, share: u16) -> Result<*mut FileObject, NtStatus> {
     // SAFETY: per the contract.
-    unsafe { open_as(path, access, share, None) }
+    unsafe { open_as(path, How::plainly(access, share), None) }
 }
 
 /// As [`open`], for a user with that token; `None`: for the kernel, which is not checked.
@@ -92,7 +122,7 @@ pub unsafe fn open(path: &str, access: u32, share: u16) -> Result<*mut FileObjec
 ///
 /// # Safety
 /// IRQL = PASSIVE_LEVEL.
-pub unsafe fn open_as(path: &str, access: u32, share: u16, token: Option<Token>) -> Result<*mut FileObject, NtStatus> {
+pub unsafe fn open_as(path: &str, how: How, token: Option<Token>) -> Result<*mut FileObject, NtStatus> {
     let (object, rest) = namespace::lookup(path, false)?;
     // SAFETY: the object is referenced, the file object fresh.
     unsafe {
@@ -109,7 +139,7 @@ pub unsafe fn open_as(path: &str, access: u32, share: u16, token: Option<Token>)
             return refuse(STATUS_NO_SUCH_DEVICE);
         }
         if let Some(token) = token
-            && let Err(status) = security::check(device, &rest, access, token)
+            && let Err(status) = security::check(device, &rest, how.access, token)
         {
             return refuse(status);
         }
@@ -129,15 +159,24 @@ pub unsafe fn open_as(path: &str, access: u32, share: u16, token: Option<Token>)
         (*file).size = size_of::<FileObject>() as i16;
         (*file).device = device;
         (*file).name = text::to_unicode(&rest);
-        // FO_SYNCHRONOUS_IO
-        (*file).flags = 2;
+        let flags = FLAGS_OF_OPTIONS.iter().filter(|(option, _)| how.options & option != 0);
+        (*file).flags = flags.fold(0, |flags, (_, flag)| flags | flag);
         ke::KeInitializeEvent(&raw mut (*file).event, 0, 0);
         ke::KeInitializeEvent(&raw mut (*file).lock, 1, 0);
+        let mut state: AccessState = zeroed();
+        (state.granted, state.original) = (how.access, how.access);
+        let mut context = SecurityContext {
+            quality: ptr::null_mut(),
+            state: &raw mut state,
+            access: how.access,
+            options: how.options,
+        };
         let (status, _) = send(file, mj::CREATE, |_, location| {
             let mut create: Create = zeroed();
-            // FILE_OPEN
-            create.options = 1 << 24;
-            create.share = share;
+            create.security = (&raw mut context).cast();
+            create.options = how.disposition << 24 | how.options & 0xff_ffff;
+            create.attributes = how.attributes;
+            create.share = how.share;
             location.parameters.create = create;
         });
         if status < 0 {
@@ -161,184 +200,5 @@ pub unsafe fn handle_of(file: *mut FileObject, access: u32) -> Handle {
     unsafe {
         AtomicI32::from_ptr(&raw mut (*(*file).device).reference_count).fetch_add(1, Ordering::AcqRel);
         handle::insert(file.cast(), access)
-    }
-}
-
-unsafe fn create(
-    result: *mut Handle,
-    access: u32,
-    attributes: *const ObjectAttributes,
-    iosb: *mut IoStatusBlock,
-    share: u32,
-) -> NtStatus {
-    // SAFETY: the callers' contract.
-    unsafe {
-        let opened = namespace::path_of(attributes).and_then(|path| open(&path, access, share as u16));
-        let status = match opened {
-            Ok(file) => {
-                *result = handle_of(file, access);
-                STATUS_SUCCESS
-            }
-            Err(status) => status,
-        };
-        // FILE_OPENED
-        *iosb = IoStatusBlock::new(status, usize::from(status >= 0));
-        status
-    }
-}
-
-/// Opens a device or a name on it. IRQL = PASSIVE_LEVEL. There is no file system: a path on a volume is not found.
-///
-/// # Safety
-/// The pointers are valid.
-pub unsafe extern "win64" fn ZwCreateFile(
-    result: *mut Handle,
-    access: u32,
-    attributes: *const ObjectAttributes,
-    iosb: *mut IoStatusBlock,
-    _allocation: *const i64,
-    _file_attributes: u32,
-    share: u32,
-    _disposition: u32,
-    _options: u32,
-    _ea: *mut c_void,
-    _ea_length: u32,
-) -> NtStatus {
-    // SAFETY: per the contract.
-    unsafe { create(result, access, attributes, iosb, share) }
-}
-
-/// As [`ZwCreateFile`], opening only. IRQL = PASSIVE_LEVEL.
-///
-/// # Safety
-/// As there.
-pub unsafe extern "win64" fn ZwOpenFile(
-    result: *mut Handle,
-    access: u32,
-    attributes: *const ObjectAttributes,
-    iosb: *mut IoStatusBlock,
-    share: u32,
-    _options: u32,
-) -> NtStatus {
-    // SAFETY: per the contract.
-    unsafe { create(result, access, attributes, iosb, share) }
-}
-
-/// Builds a request by handle with the request builders, which know how the device wants its buffer.
-unsafe fn transfer(
-    key: Handle,
-    major: u8,
-    iosb: *mut IoStatusBlock,
-    buffer: *mut c_void,
-    length: u32,
-    offset: *const i64,
-) -> NtStatus {
-    // SAFETY: the callers' contract; event and block outlive the wait.
-    unsafe {
-        let object = match handle::reference(key, Some(Kind::File)) {
-            Ok(object) => object,
-            Err(status) => return status,
-        };
-        let file = object.cast::<FileObject>();
-        let top = IoGetAttachedDeviceReference((*file).device);
-        let mut event = zeroed::<ke::abi::Event>();
-        ke::KeInitializeEvent(&raw mut event, 0, 0);
-        let at = if offset.is_null() { (*file).offset } else { *offset };
-        let irp = super::request::IoBuildSynchronousFsdRequest(
-            u32::from(major),
-            top,
-            buffer,
-            length,
-            &raw const at,
-            &raw mut event,
-            iosb,
-        );
-        let mut status = STATUS_INSUFFICIENT_RESOURCES;
-        if !irp.is_null() {
-            (*next(irp)).file = file;
-            status = super::irp::IofCallDriver(top, irp);
-            if status == STATUS_PENDING {
-                super::irp::wait_for(&raw mut event);
-                status = ptr::read_volatile(&raw const (*iosb).status);
-            }
-            if status >= 0 {
-                (*file).offset = at + (*iosb).information as i64;
-            }
-        }
-        ObfDereferenceObject(top.cast());
-        ObfDereferenceObject(object);
-        status
-    }
-}
-
-/// Reads, and waits. IRQL = PASSIVE_LEVEL.
-///
-/// # Safety
-/// The pointers are valid.
-pub unsafe extern "win64" fn ZwReadFile(
-    file: Handle,
-    _event: Handle,
-    _apc: *mut c_void,
-    _apc_context: *mut c_void,
-    iosb: *mut IoStatusBlock,
-    buffer: *mut c_void,
-    length: u32,
-    offset: *const i64,
-    _key: *const u32,
-) -> NtStatus {
-    // SAFETY: per the contract.
-    unsafe { transfer(file, mj::READ, iosb, buffer, length, offset) }
-}
-
-/// Writes, and waits. IRQL = PASSIVE_LEVEL.
-///
-/// # Safety
-/// The pointers are valid.
-pub unsafe extern "win64" fn ZwWriteFile(
-    file: Handle,
-    _event: Handle,
-    _apc: *mut c_void,
-    _apc_context: *mut c_void,
-    iosb: *mut IoStatusBlock,
-    buffer: *mut c_void,
-    length: u32,
-    offset: *const i64,
-    _key: *const u32,
-) -> NtStatus {
-    // SAFETY: per the contract.
-    unsafe { transfer(file, mj::WRITE, iosb, buffer, length, offset) }
-}
-
-/// Device control by handle, and waits. IRQL = PASSIVE_LEVEL.
-///
-/// # Safety
-/// The pointers are valid.
-pub unsafe extern "win64" fn ZwDeviceIoControlFile(
-    file: Handle,
-    _event: Handle,
-    _apc: *mut c_void,
-    _apc_context: *mut c_void,
-    iosb: *mut IoStatusBlock,
-    code: u32,
-    input: *mut c_void,
-    input_length: u32,
-    output: *mut c_void,
-    output_length: u32,
-) -> NtStatus {
-    // SAFETY: per the contract.
-    unsafe {
-        let object = match handle::reference(file, Some(Kind::File)) {
-            Ok(object) => object,
-            Err(status) => return status,
-        };
-        let slice = |p: *mut c_void, len: u32| {
-            if p.is_null() { &mut [][..] } else { core::slice::from_raw_parts_mut(p.cast::<u8>(), len as usize) }
-        };
-        let device = (*object.cast::<FileObject>()).device;
-        let (status, information) =
-            super::request::control(device, code, slice(input, input_length), slice(output, output_length), false);
-        *iosb = IoStatusBlock::new(status, information);
-        ObfDereferenceObject(object);
-        status
     }
 }

@@ -1,4 +1,5 @@
 //! GUID partition tables, read and checked: the primary one, or the backup at the end of the disk where that is broken.
+//! And written: one copy after the other, so that at each moment one of them is whole.
 //!
 //! UEFI Specification 2.10, section 5.3. Everything on the disk is a stranger's: sizes and places are bounded before they
 //! are used, and a table of which anything is wrong counts as none.
@@ -12,6 +13,8 @@ const REVISION: u32 = 0x0001_0000;
 const HEADER: usize = 92;
 /// The least bytes of an entry; a larger one has twice that, or four times, and so on.
 const ENTRY: usize = 128;
+/// The least entries of a table that is made: 16 KiB are reserved for them.
+const LEAST_ENTRIES: u32 = 128;
 /// The most entries, and the most bytes of an entry, that are read.
 const MOST_ENTRIES: u32 = 1024;
 const MOST_ENTRY: usize = 1024;
@@ -19,6 +22,8 @@ const MOST_ENTRY: usize = 1024;
 /// A partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
+    /// Its place among the entries, from 0 on.
+    pub slot: usize,
     /// Its type's GUID.
     pub kind: [u8; 16],
     /// Its own GUID.
@@ -30,6 +35,9 @@ pub struct Partition {
     /// Its name: 36 characters of UTF-16.
     pub name: [u8; 72],
 }
+
+/// What is to be written: a first block, and the bytes from there on.
+pub type Piece = (u64, Vec<u8>);
 
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +52,92 @@ pub struct Table {
     pub partitions: Vec<Partition>,
     /// It is the backup.
     pub backup: bool,
+    /// Bytes of an entry.
+    entry: usize,
+    /// All entries as they are on the disk.
+    entries: Vec<u8>,
+}
+
+impl Table {
+    /// A table without partitions, for a disk with so many blocks. `room` is what is asked for.
+    ///
+    /// # Errors
+    /// STATUS_INVALID_PARAMETER: the disk is too small, or nobody reads a table that large.
+    pub fn new(block: usize, blocks: u64, disk: [u8; 16], room: u32) -> Result<Self, NtStatus> {
+        let room = room.max(LEAST_ENTRIES);
+        if room > MOST_ENTRIES {
+            return Err(STATUS_INVALID_PARAMETER);
+        }
+        let entries = alloc::vec![0; ENTRY * room as usize];
+        let length = entries.len().div_ceil(block) as u64;
+        // Record, header, entries; entries, header.
+        let last = blocks.checked_sub(length + 2).filter(|last| *last >= 2 + length).ok_or(STATUS_INVALID_PARAMETER)?;
+        let usable = (2 + length, last);
+        Ok(Self { disk, usable, room, partitions: Vec::new(), backup: false, entry: ENTRY, entries })
+    }
+
+    /// Whether another copy says the same.
+    pub fn same(&self, other: &Self) -> bool {
+        let of = |table: &Self| (table.disk, table.usable, table.room, table.entry);
+        of(self) == of(other) && self.entries == other.entries
+    }
+
+    /// Puts a partition in its place, in which there is none or the one that it replaces.
+    ///
+    /// # Errors
+    /// STATUS_INVALID_PARAMETER: there is no such place, or its blocks are not free.
+    pub fn put(&mut self, partition: Partition) -> Result<(), NtStatus> {
+        let (slot, (first, last)) = (partition.slot, partition.blocks);
+        let clash = |other: &Partition| other.slot != slot && first <= other.blocks.1 && other.blocks.0 <= last;
+        let outside = first > last || first < self.usable.0 || last > self.usable.1;
+        if slot >= self.room as usize || outside || partition.kind == [0; 16] || self.partitions.iter().any(clash) {
+            return Err(STATUS_INVALID_PARAMETER);
+        }
+        let to = &mut self.entries[slot * self.entry..][..ENTRY];
+        to[..16].copy_from_slice(&partition.kind);
+        to[16..32].copy_from_slice(&partition.id);
+        to[32..40].copy_from_slice(&first.to_le_bytes());
+        to[40..48].copy_from_slice(&last.to_le_bytes());
+        to[48..56].copy_from_slice(&partition.attributes.to_le_bytes());
+        to[56..128].copy_from_slice(&partition.name);
+        self.partitions.retain(|other| other.slot != slot);
+        let at = self.partitions.partition_point(|other| other.slot < slot);
+        self.partitions.insert(at, partition);
+        Ok(())
+    }
+
+    /// The blocks of both copies, in the order in which they are to be written, each copy whole on the disk before the next
+    /// begins: the one that the table was not read from comes first.
+    ///
+    /// # Errors
+    /// STATUS_INVALID_PARAMETER: the copies would lie on the blocks of partitions.
+    pub fn copies(&self, block: usize, blocks: u64) -> Result<[[Piece; 2]; 2], NtStatus> {
+        let mut entries = self.entries.clone();
+        entries.resize(entries.len().next_multiple_of(block), 0);
+        let length = (entries.len() / block) as u64;
+        let last = blocks.checked_sub(1).ok_or(STATUS_INVALID_PARAMETER)?;
+        let behind = last.checked_sub(length).ok_or(STATUS_INVALID_PARAMETER)?;
+        if self.usable.0 < 2 + length || self.usable.1 >= behind {
+            return Err(STATUS_INVALID_PARAMETER);
+        }
+        let copy = |place: u64, other: u64, first: u64| {
+            let mut header = alloc::vec![0; block];
+            header[..8].copy_from_slice(&SIGNATURE);
+            let longs = [(8, REVISION), (12, HEADER as u32), (80, self.room), (84, self.entry as u32)];
+            for (at, value) in longs.into_iter().chain([(88, crc32(&self.entries))]) {
+                header[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            }
+            for (at, value) in [(24, place), (32, other), (40, self.usable.0), (48, self.usable.1), (72, first)] {
+                header[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            }
+            header[56..72].copy_from_slice(&self.disk);
+            let sum = crc32(&header[..HEADER]);
+            header[16..20].copy_from_slice(&sum.to_le_bytes());
+            [(first, entries.clone()), (place, header)]
+        };
+        let (primary, backup) = (copy(1, last, 2), copy(last, 1, behind));
+        Ok(if self.backup { [primary, backup] } else { [backup, primary] })
+    }
 }
 
 /// CRC-32 of IEEE 802.3, as UEFI counts it.
@@ -76,8 +170,26 @@ pub fn read_table(
     blocks: u64,
     read: &mut dyn FnMut(u64, usize) -> Result<Vec<u8>, NtStatus>,
 ) -> Result<Table, NtStatus> {
+    read_copy(block, blocks, false, read).or_else(|_| read_copy(block, blocks, true, read))
+}
+
+/// Reads one copy of a disk's table, as [`read_table`] does.
+///
+/// # Errors
+/// STATUS_DISK_CORRUPT_ERROR: it is not whole; else what `read` says.
+pub fn read_copy(
+    block: usize,
+    blocks: u64,
+    backup: bool,
+    read: &mut dyn FnMut(u64, usize) -> Result<Vec<u8>, NtStatus>,
+) -> Result<Table, NtStatus> {
     let last = blocks.checked_sub(1).ok_or(STATUS_DISK_CORRUPT_ERROR)?;
-    one(block, last, 1, read).or_else(|_| one(block, last, last, read))
+    one(block, last, if backup { last } else { 1 }, read)
+}
+
+/// Whether a header, whole or not, stands in a block.
+pub fn is_header(block: &[u8]) -> bool {
+    block.starts_with(&SIGNATURE)
 }
 
 /// The table whose header is at a block.
@@ -112,13 +224,14 @@ fn one(
     if first < 2 || first <= place && place < end || first <= usable.1 && usable.0 < end {
         return Err(WRONG);
     }
-    let entries = read(first, length)?;
-    let entries = entries.get(..bytes * room as usize).ok_or(WRONG)?;
-    if crc32(entries) != long(&header, 88) {
+    let mut entries = read(first, length)?;
+    entries.truncate(bytes * room as usize);
+    if entries.len() != bytes * room as usize || crc32(&entries) != long(&header, 88) {
         return Err(WRONG);
     }
     let mut partitions: Vec<Partition> = Vec::new();
-    for entry in entries.chunks_exact(bytes).filter(|entry| entry[..16] != [0; 16]) {
+    let used = |(_, entry): &(usize, &[u8])| entry[..16] != [0; 16];
+    for (slot, entry) in entries.chunks_exact(bytes).enumerate().filter(used) {
         let blocks = (wide(entry, 32), wide(entry, 40));
         let clash = partitions.iter().any(|other| blocks.0 <= other.blocks.1 && other.blocks.0 <= blocks.1);
         if blocks.0 > blocks.1 || blocks.0 < usable.0 || blocks.1 > usable.1 || clash {
@@ -127,9 +240,10 @@ fn one(
         let mut name = [0; 72];
         name.copy_from_slice(&entry[56..128]);
         let (kind, id) = (guid(entry, 0), guid(entry, 16));
-        partitions.push(Partition { kind, id, blocks, attributes: wide(entry, 48), name });
+        partitions.push(Partition { slot, kind, id, blocks, attributes: wide(entry, 48), name });
     }
-    Ok(Table { disk: guid(&header, 56), usable, room, partitions, backup: place != 1 })
+    let disk = guid(&header, 56);
+    Ok(Table { disk, usable, room, partitions, backup: place != 1, entry: bytes, entries })
 }
 
 #[cfg(test)]
@@ -271,6 +385,73 @@ mod tests {
             }
             assert_eq!(read(&disk, 512), Err(STATUS_DISK_CORRUPT_ERROR), "{first} to {end}");
         }
+    }
+
+    fn partition(slot: usize, first: u64, last: u64) -> Partition {
+        let name = [b'x'; 72];
+        Partition { slot, kind: [3; 16], id: [slot as u8; 16], blocks: (first, last), attributes: 1 << 60, name }
+    }
+
+    /// Writes the copies of a table, but no more than so many blocks of them.
+    fn write(disk: &mut [u8], block: usize, table: &Table, mut left: usize) {
+        for (first, bytes) in table.copies(block, BLOCKS).unwrap().into_iter().flatten() {
+            let count = left.min(bytes.len() / block);
+            put(disk, first as usize * block, &bytes[..count * block]);
+            left -= count;
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_written_is_read_from_both_copies() {
+        for block in [512, 4096] {
+            let mut disk = alloc::vec![0; BLOCKS as usize * block];
+            let mut table = Table::new(block, BLOCKS, [9; 16], 0).unwrap();
+            assert_eq!((table.room, table.usable.0), (128, 2 + (16384 / block) as u64));
+            table.put(partition(5, 60, 69)).unwrap();
+            table.put(partition(1, 70, 79)).unwrap();
+            write(&mut disk, block, &table, usize::MAX);
+            assert_eq!(read(&disk, block).unwrap(), table);
+            disk[block + 30] ^= 1;
+            table.backup = true;
+            assert_eq!(read(&disk, block).unwrap(), table);
+        }
+    }
+
+    #[test]
+    fn a_power_cut_at_any_block_leaves_the_old_table_or_the_new_one() {
+        let whole = disk(512);
+        let mut broken = whole.clone();
+        broken[512 + 60] ^= 1;
+        for before in [whole, broken] {
+            let old = read(&before, 512).unwrap();
+            let mut new = old.clone();
+            new.put(partition(7, 100, 120)).unwrap();
+            let mut seen = [false; 2];
+            for written in 0..=66 {
+                let mut disk = before.clone();
+                write(&mut disk, 512, &new, written);
+                let after = read(&disk, 512).unwrap();
+                assert!(after.partitions == old.partitions || after.partitions == new.partitions, "after {written}");
+                seen[usize::from(after.partitions == new.partitions)] = true;
+            }
+            assert_eq!(seen, [true; 2]);
+        }
+    }
+
+    #[test]
+    fn partitions_that_do_not_fit_are_not_put() {
+        let mut table = Table::new(512, BLOCKS, [0; 16], 128).unwrap();
+        table.put(partition(0, 40, 49)).unwrap();
+        let untyped = Partition { kind: [0; 16], ..partition(1, 60, 61) };
+        let wrong = [(1, 49, 60), (1, 33, 39), (1, 200, 223), (1, 60, 59), (128, 60, 60)];
+        for one in wrong.map(|(slot, first, last)| partition(slot, first, last)).into_iter().chain([untyped]) {
+            assert_eq!(table.put(one), Err(STATUS_INVALID_PARAMETER));
+        }
+        // In its own place it may grow.
+        table.put(partition(0, 34, 222)).unwrap();
+        assert_eq!(Table::new(512, BLOCKS, [0; 16], 1025), Err(STATUS_INVALID_PARAMETER));
+        assert_eq!(Table::new(512, 67, [0; 16], 0), Err(STATUS_INVALID_PARAMETER));
+        assert_eq!(Table::new(512, 68, [0; 16], 0).unwrap().usable, (34, 34));
     }
 
     #[test]

@@ -4,11 +4,13 @@
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments)]
 
 pub mod abi;
+pub mod blocks;
 pub mod csq;
 pub mod device;
 pub mod driver;
 pub mod file;
 pub mod gpt;
+pub mod handle;
 pub mod interrupt;
 pub mod irp;
 pub mod kernel;
@@ -87,6 +89,7 @@ crate::exports! {
     fn IoCreateNotificationEvent = request::IoCreateNotificationEvent;
     fn IoCreateSynchronizationEvent = request::IoCreateSynchronizationEvent;
     fn IoStartPacket = startio::IoStartPacket;
+    fn IoSetStartIoAttributes = startio::IoSetStartIoAttributes;
     fn IoStartNextPacket = startio::IoStartNextPacket;
     fn IoStartNextPacketByKey = startio::IoStartNextPacketByKey;
     fn IoInitializeTimer = startio::IoInitializeTimer;
@@ -115,13 +118,14 @@ crate::exports! {
     fn IoQueryDeviceDescription = notify::IoQueryDeviceDescription;
     fn IoReadDiskSignature = partition::IoReadDiskSignature;
     fn IoReadPartitionTableEx = partition::IoReadPartitionTableEx;
+    fn IoVerifyPartitionTable = partition::IoVerifyPartitionTable;
     fn IoWritePartitionTableEx = partition::IoWritePartitionTableEx;
     fn IoCreateDisk = partition::IoCreateDisk;
     fn IoSetPartitionInformation = partition::IoSetPartitionInformation;
     fn IoSetPartitionInformationEx = partition::IoSetPartitionInformationEx;
-    fn ZwCreateFile = file::ZwCreateFile;
-    fn ZwOpenFile = file::ZwOpenFile;
-    fn ZwReadFile = file::ZwReadFile;
-    fn ZwWriteFile = file::ZwWriteFile;
-    fn ZwDeviceIoControlFile = file::ZwDeviceIoControlFile;
+    fn ZwCreateFile = handle::ZwCreateFile;
+    fn ZwOpenFile = handle::ZwOpenFile;
+    fn ZwReadFile = handle::ZwReadFile;
+    fn ZwWriteFile = handle::ZwWriteFile;
+    fn ZwDeviceIoControlFile = handle::ZwDeviceIoControlFile;
 }

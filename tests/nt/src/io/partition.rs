@@ -2,17 +2,14 @@
 //!
 //! <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddk/nf-ntddk-ioreadpartitiontableex>. Master boot records
 //! with their chains of extended partitions are read and, but for those chains, written; GUID partition tables (`gpt`)
-//! are read, and refused with STATUS_NOT_SUPPORTED where they are to be written.
+//! are read and written, with the protective record in front of them.
 use super::abi::*;
+use super::blocks::{Geometry, geometry, read, transfer, write};
 use super::gpt;
-use super::irp::{IofCallDriver, wait_for};
-use super::kernel::{note, paged_alloc, pool_alloc, pool_free};
-use super::request::{IoBuildSynchronousFsdRequest, control};
+use super::kernel::{note, paged_alloc};
 use super::status::*;
-use crate::ke::{self, abi::Event};
 use alloc::vec::Vec;
 use core::ffi::c_void;
-use core::mem::zeroed;
 use core::ptr;
 
 /// Bytes of a boot record, at the start of its block.
@@ -32,105 +29,49 @@ const MOST_RECORDS: usize = 128;
 /// Bytes of `DRIVE_LAYOUT_INFORMATION_EX` before its entries, and of a `PARTITION_INFORMATION_EX`.
 const LAYOUT_HEAD: usize = 48;
 const LAYOUT_ENTRY: usize = 144;
-const IOCTL_DISK_GET_DRIVE_GEOMETRY_EX: u32 = 0x0007_00a0;
 
-/// A disk's blocks.
-#[derive(Clone, Copy)]
-struct Geometry {
-    block: usize,
-    blocks: u64,
+/// Writes both copies of a table. At each moment one of them is whole, if one was: what the disk holds back is on it before
+/// the second is begun.
+unsafe fn write_table(device: *mut DeviceObject, disk: Geometry, table: &gpt::Table) -> Result<(), NtStatus> {
+    for copy in table.copies(disk.block, disk.blocks)? {
+        // SAFETY: the callers' device.
+        unsafe {
+            for (first, data) in copy {
+                write(device, disk, first, &data)?;
+            }
+            match transfer(device, mj::FLUSH_BUFFERS, 0, ptr::null_mut(), 0) {
+                // A disk that has no such request holds nothing back.
+                STATUS_INVALID_DEVICE_REQUEST | STATUS_NOT_SUPPORTED | STATUS_NOT_IMPLEMENTED => {}
+                status if status < 0 => return Err(status),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
-/// Asks a disk for its blocks.
-unsafe fn geometry(device: *mut DeviceObject) -> Result<Geometry, NtStatus> {
-    let mut answer = [0; 32];
+/// Reads a disk's table, the backup where the primary one is broken.
+unsafe fn read_table(device: *mut DeviceObject, disk: Geometry) -> Result<gpt::Table, NtStatus> {
     // SAFETY: the callers' device.
-    let (status, _) = unsafe { control(device, IOCTL_DISK_GET_DRIVE_GEOMETRY_EX, &[], &mut answer, false) };
-    if status < 0 {
-        return Err(status);
-    }
-    let block = number(&answer, 20) as usize;
-    if !block.is_power_of_two() || !(RECORD..=0x10000).contains(&block) {
-        return Err(STATUS_INVALID_PARAMETER);
-    }
-    let bytes = u64::from(number(&answer, 24)) | u64::from(number(&answer, 28)) << 32;
-    Ok(Geometry { block, blocks: bytes / block as u64 })
-}
-
-/// Reads or writes whole blocks.
-unsafe fn transfer(device: *mut DeviceObject, start: i64, buffer: *mut u8, bytes: usize, write: bool) -> NtStatus {
-    // SAFETY: the callers' device; the buffer has so many bytes; event and block outlive the wait.
-    unsafe {
-        let mut event: Event = zeroed();
-        ke::KeInitializeEvent(&raw mut event, 0, 0);
-        let mut iosb = IoStatusBlock::new(0, 0);
-        let major = if write { mj::WRITE } else { mj::READ };
-        let irp = IoBuildSynchronousFsdRequest(
-            u32::from(major),
-            device,
-            buffer.cast(),
-            bytes as u32,
-            &raw const start,
-            &raw mut event,
-            &raw mut iosb,
-        );
-        if irp.is_null() {
-            return STATUS_INSUFFICIENT_RESOURCES;
-        }
-        let status = IofCallDriver(device, irp);
-        if status != STATUS_PENDING {
-            return status;
-        }
-        wait_for(&raw mut event);
-        ptr::read_volatile(&raw const iosb.status)
-    }
-}
-
-/// Reads whole blocks of a disk.
-unsafe fn read(device: *mut DeviceObject, disk: Geometry, first: u64, bytes: usize) -> Result<Vec<u8>, NtStatus> {
-    let inside = first.checked_add((bytes / disk.block) as u64).is_some_and(|end| end <= disk.blocks);
-    if !inside || bytes == 0 {
-        return Err(STATUS_DISK_CORRUPT_ERROR);
-    }
-    let memory = pool_alloc(bytes, TAG);
-    if memory.is_null() {
-        return Err(STATUS_INSUFFICIENT_RESOURCES);
-    }
-    // SAFETY: the callers' device; the block has so many bytes, zeroes where the disk gave fewer.
-    unsafe {
-        ptr::write_bytes(memory, 0, bytes);
-        let status = transfer(device, (first * disk.block as u64) as i64, memory, bytes, false);
-        let data = core::slice::from_raw_parts(memory, bytes).to_vec();
-        pool_free(memory, TAG);
-        if status < 0 { Err(status) } else { Ok(data) }
-    }
+    gpt::read_table(disk.block, disk.blocks, &mut |first, bytes| unsafe { read(device, disk, first, bytes) })
 }
 
 /// Reads the boot record, lets `change` work on it, and writes its block back.
 unsafe fn with_record(device: *mut DeviceObject, change: impl FnOnce(&mut [u8]) -> Result<(), NtStatus>) -> NtStatus {
-    // SAFETY: the callers' device; the buffer has a block.
-    unsafe {
-        let disk = match geometry(device) {
-            Ok(disk) => disk,
-            Err(status) => return status,
-        };
-        let memory = pool_alloc(disk.block, TAG);
-        if memory.is_null() {
-            return STATUS_INSUFFICIENT_RESOURCES;
+    let work = || {
+        // SAFETY: the callers' device.
+        unsafe {
+            let disk = geometry(device)?;
+            let mut block = read(device, disk, 0, disk.block)?;
+            change(&mut block[..RECORD])?;
+            write(device, disk, 0, &block)
         }
-        let status = match transfer(device, 0, memory, disk.block, false) {
-            status if status < 0 => status,
-            _ => match change(core::slice::from_raw_parts_mut(memory, RECORD)) {
-                Ok(()) => transfer(device, 0, memory, disk.block, true),
-                Err(status) => status,
-            },
-        };
-        pool_free(memory, TAG);
-        status
-    }
+    };
+    work().err().unwrap_or(STATUS_SUCCESS)
 }
 
-fn number(bytes: &[u8], at: usize) -> u32 {
+/// A 32-bit number of a structure.
+pub(super) fn number(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
@@ -253,8 +194,7 @@ unsafe fn layout_of(device: *mut DeviceObject) -> Result<Vec<u8>, NtStatus> {
 /// The layout of a disk with a GUID partition table.
 unsafe fn gpt_layout(device: *mut DeviceObject, disk: Geometry) -> Result<Vec<u8>, NtStatus> {
     // SAFETY: the callers' device.
-    let table =
-        gpt::read_table(disk.block, disk.blocks, &mut |first, bytes| unsafe { read(device, disk, first, bytes) })?;
+    let table = unsafe { read_table(device, disk)? };
     if table.backup {
         note(format_args!("partitions: the primary GUID partition table is broken, its backup is used"));
     }
@@ -322,7 +262,7 @@ pub unsafe extern "win64" fn IoReadDiskSignature(
             let record = read(device, disk, 0, disk.block)?;
             let mut out = [0; 20];
             if is_protective(&record) {
-                let table = gpt::read_table(disk.block, disk.blocks, &mut |at, bytes| read(device, disk, at, bytes))?;
+                let table = read_table(device, disk)?;
                 out[..4].copy_from_slice(&STYLE_GPT.to_le_bytes());
                 out[4..20].copy_from_slice(&table.disk);
             } else if is_record(&record) {
@@ -343,7 +283,52 @@ pub unsafe extern "win64" fn IoReadDiskSignature(
     }
 }
 
-/// Writes the partitions of a `DRIVE_LAYOUT_INFORMATION_EX` with at most four entries.
+/// A 64-bit number of a structure.
+pub(super) fn wide(bytes: &[u8], at: usize) -> u64 {
+    u64::from(number(bytes, at)) | u64::from(number(bytes, at + 4)) << 32
+}
+
+/// A GUID of a structure.
+fn guid(bytes: &[u8], at: usize) -> [u8; 16] {
+    core::array::from_fn(|n| bytes[at + n])
+}
+
+/// Start and length in bytes as the first block and the last one.
+fn blocks_of(disk: Geometry, start: u64, length: u64) -> Result<(u64, u64), NtStatus> {
+    let block = disk.block as u64;
+    let end = start.checked_add(length).ok_or(STATUS_INVALID_PARAMETER)?;
+    if length == 0 || !start.is_multiple_of(block) || !length.is_multiple_of(block) {
+        return Err(STATUS_INVALID_PARAMETER);
+    }
+    Ok((start / block, end / block - 1))
+}
+
+/// The table that a layout with GUID partitions asks for.
+fn table_of(disk: Geometry, head: &[u8], entries: &[u8]) -> Result<gpt::Table, NtStatus> {
+    let mut table = gpt::Table::new(disk.block, disk.blocks, guid(head, 8), number(head, 40))?;
+    let usable = blocks_of(disk, wide(head, 24), wide(head, 32))?;
+    if usable.0 < table.usable.0 || usable.1 > table.usable.1 {
+        return Err(STATUS_INVALID_PARAMETER);
+    }
+    table.usable = usable;
+    for (slot, entry) in entries.chunks_exact(LAYOUT_ENTRY).enumerate() {
+        let kind = guid(entry, 32);
+        if number(entry, 0) != STYLE_GPT {
+            return Err(STATUS_INVALID_PARAMETER);
+        }
+        if kind == [0; 16] {
+            continue;
+        }
+        let blocks = blocks_of(disk, wide(entry, 8), wide(entry, 16))?;
+        let name = core::array::from_fn(|n| entry[72 + n]);
+        table.put(gpt::Partition { slot, kind, id: guid(entry, 48), blocks, attributes: wide(entry, 64), name })?;
+    }
+    Ok(table)
+}
+
+/// Writes the partitions of a `DRIVE_LAYOUT_INFORMATION_EX`, of the style that the disk has: STATUS_UNSUCCESSFUL if sector
+/// zero says another. Of a master boot record's, at most four: no chain is written.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddk/nf-ntddk-iowritepartitiontableex>
 ///
 /// # Safety
 /// The pointers are valid.
@@ -351,60 +336,133 @@ pub unsafe extern "win64" fn IoWritePartitionTableEx(device: *mut DeviceObject, 
     // SAFETY: per the contract.
     unsafe {
         let head = core::slice::from_raw_parts(layout, LAYOUT_HEAD);
-        let count = number(head, 4) as usize;
-        if number(head, 0) != STYLE_MBR || count > 4 {
-            return STATUS_NOT_SUPPORTED;
-        }
+        let (style, count) = (number(head, 0), number(head, 4) as usize);
         let entries = core::slice::from_raw_parts(layout.add(LAYOUT_HEAD), count * LAYOUT_ENTRY);
-        let disk = match geometry(device) {
-            Ok(disk) => disk,
-            Err(status) => return status,
-        };
-        with_record(device, |record| {
-            if is_protective(record) {
-                return Err(STATUS_NOT_SUPPORTED);
-            }
-            record[DISK_SIGNATURE..DISK_SIGNATURE + 4].copy_from_slice(&head[8..12]);
-            record[TABLE..TABLE + 64].fill(0);
-            for (index, entry) in entries.chunks_exact(LAYOUT_ENTRY).enumerate() {
-                let wide = |at: usize| u64::from(number(entry, at)) | u64::from(number(entry, at + 4)) << 32;
-                let (start, sectors) = (wide(8) / disk.block as u64, wide(16) / disk.block as u64);
-                let (Ok(start), Ok(sectors)) = (u32::try_from(start), u32::try_from(sectors)) else {
-                    return Err(STATUS_INVALID_PARAMETER);
+        let Ok(disk) = geometry(device) else { return STATUS_DEVICE_NOT_READY };
+        match style {
+            STYLE_MBR if count <= 4 => with_record(device, |record| write_record(disk, record, head, entries)),
+            STYLE_MBR => STATUS_NOT_SUPPORTED,
+            STYLE_GPT => {
+                let write_it = || {
+                    if !is_protective(&read(device, disk, 0, disk.block)?) {
+                        return Err(STATUS_UNSUCCESSFUL);
+                    }
+                    let mut table = table_of(disk, head, entries)?;
+                    table.backup = read_table(device, disk).is_ok_and(|old| old.backup);
+                    write_table(device, disk, &table)
                 };
-                let to = &mut record[TABLE + 16 * index..][..16];
-                to[0] = if entry[33] != 0 { 0x80 } else { 0 };
-                to[4] = entry[32];
-                to[8..12].copy_from_slice(&start.to_le_bytes());
-                to[12..16].copy_from_slice(&sectors.to_le_bytes());
+                write_it().err().unwrap_or(STATUS_SUCCESS)
             }
-            record[510..].copy_from_slice(&[0x55, 0xaa]);
-            Ok(())
-        })
+            _ => STATUS_INVALID_PARAMETER,
+        }
     }
 }
 
-/// Writes an empty table, as a `CREATE_DISK` asks (NULL: without a signature).
+/// Puts the entries of a layout in a master boot record.
+fn write_record(disk: Geometry, record: &mut [u8], head: &[u8], entries: &[u8]) -> Result<(), NtStatus> {
+    if !is_record(record) || is_protective(record) {
+        return Err(STATUS_UNSUCCESSFUL);
+    }
+    record[DISK_SIGNATURE..DISK_SIGNATURE + 4].copy_from_slice(&head[8..12]);
+    record[TABLE..TABLE + 64].fill(0);
+    for (index, entry) in entries.chunks_exact(LAYOUT_ENTRY).enumerate() {
+        let (start, sectors) = (wide(entry, 8) / disk.block as u64, wide(entry, 16) / disk.block as u64);
+        let (Ok(start), Ok(sectors)) = (u32::try_from(start), u32::try_from(sectors)) else {
+            return Err(STATUS_INVALID_PARAMETER);
+        };
+        let to = &mut record[TABLE + 16 * index..][..16];
+        to[0] = if entry[33] != 0 { 0x80 } else { 0 };
+        to[4] = entry[32];
+        to[8..12].copy_from_slice(&start.to_le_bytes());
+        to[12..16].copy_from_slice(&sectors.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// Writes an empty table, as a `CREATE_DISK` asks; NULL deletes what there is. The record comes last with a GUID partition
+/// table and first without one: until it is written the disk has what it had.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddk/nf-ntddk-iocreatedisk>
 ///
 /// # Safety
 /// The pointers are valid.
 pub unsafe extern "win64" fn IoCreateDisk(device: *mut DeviceObject, disk: *const c_void) -> NtStatus {
-    // SAFETY: per the contract; PartitionStyle and the signature are the first two numbers.
+    // SAFETY: per the contract; PartitionStyle comes first, then the signature, or the GUID and the count of partitions.
     unsafe {
-        let (style, signature) = if disk.is_null() {
-            (STYLE_MBR, 0)
-        } else {
-            (disk.cast::<u32>().read_unaligned(), disk.cast::<u32>().add(1).read_unaligned())
+        let what = disk.cast::<u8>();
+        let style = if what.is_null() { STYLE_MBR } else { what.cast::<u32>().read_unaligned() };
+        let create = || {
+            let disk = geometry(device)?;
+            match style {
+                STYLE_MBR => {
+                    let signature = if what.is_null() { 0 } else { what.cast::<u32>().add(1).read_unaligned() };
+                    record(device, signature, None)?;
+                    // What is left of a GUID partition table is not to be taken for one.
+                    for place in [1, disk.blocks.saturating_sub(1)] {
+                        if gpt::is_header(&read(device, disk, place, disk.block)?) {
+                            write(device, disk, place, &alloc::vec![0; disk.block])?;
+                        }
+                    }
+                    Ok(())
+                }
+                STYLE_GPT => {
+                    let what = core::slice::from_raw_parts(what, 24);
+                    let mut table = gpt::Table::new(disk.block, disk.blocks, guid(what, 4), number(what, 20))?;
+                    table.backup = read_table(device, disk).is_ok_and(|old| old.backup);
+                    write_table(device, disk, &table)?;
+                    record(device, 0, Some(u32::try_from(disk.blocks - 1).unwrap_or(u32::MAX)))
+                }
+                _ => Err(STATUS_INVALID_PARAMETER),
+            }
         };
-        if style != STYLE_MBR {
-            return STATUS_NOT_SUPPORTED;
-        }
+        create().err().unwrap_or(STATUS_SUCCESS)
+    }
+}
+
+/// Writes a boot record with no partition, or with the protective one of so many blocks.
+unsafe fn record(device: *mut DeviceObject, signature: u32, protected: Option<u32>) -> Result<(), NtStatus> {
+    // SAFETY: the callers' device.
+    let status = unsafe {
         with_record(device, |record| {
-            record[DISK_SIGNATURE..DISK_SIGNATURE + 4].copy_from_slice(&u32::to_le_bytes(signature));
+            record[DISK_SIGNATURE..DISK_SIGNATURE + 4].copy_from_slice(&signature.to_le_bytes());
             record[TABLE..TABLE + 64].fill(0);
+            if let Some(blocks) = protected {
+                // From cylinder, head and sector 0/0/2 on, to an end that these cannot name.
+                record[TABLE..TABLE + 8].copy_from_slice(&[0, 0, 2, 0, GPT_PROTECTIVE, 0xff, 0xff, 0xff]);
+                record[TABLE + 8..TABLE + 12].copy_from_slice(&1_u32.to_le_bytes());
+                record[TABLE + 12..TABLE + 16].copy_from_slice(&blocks.to_le_bytes());
+            }
             record[510..].copy_from_slice(&[0x55, 0xaa]);
             Ok(())
         })
+    };
+    if status < 0 { Err(status) } else { Ok(()) }
+}
+
+/// Whether a disk's partition table has no errors; with `fix` a broken copy of a GUID partition table is made from the other
+/// one. STATUS_DISK_CORRUPT_ERROR if there are errors, and some are left.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddk/nf-ntddk-ioverifypartitiontable>
+///
+/// # Safety
+/// The device is valid.
+pub unsafe extern "win64" fn IoVerifyPartitionTable(device: *mut DeviceObject, fix: u8) -> NtStatus {
+    // SAFETY: per the contract.
+    unsafe {
+        let verify = || {
+            let disk = geometry(device)?;
+            let record = read(device, disk, 0, disk.block)?;
+            if !is_protective(&record) {
+                return if is_record(&record) { Ok(()) } else { Err(STATUS_DISK_CORRUPT_ERROR) };
+            }
+            let copy = |backup| {
+                gpt::read_copy(disk.block, disk.blocks, backup, &mut |at, bytes| read(device, disk, at, bytes))
+            };
+            match (copy(false), copy(true)) {
+                (Ok(primary), Ok(backup)) if primary.same(&backup) => Ok(()),
+                (Ok(table), _) | (_, Ok(table)) if fix != 0 => write_table(device, disk, &table),
+                _ => Err(STATUS_DISK_CORRUPT_ERROR),
+            }
+        };
+        verify().err().unwrap_or(STATUS_SUCCESS)
     }
 }
 
@@ -425,7 +483,8 @@ unsafe fn set_type(device: *mut DeviceObject, partition: u32, kind: u8) -> NtSta
     }
 }
 
-/// Sets the type of a partition, from a `SET_PARTITION_INFORMATION_EX`.
+/// Sets what a `SET_PARTITION_INFORMATION_EX` says of a partition: its type, or type, GUID, attributes and name.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddk/nf-ntddk-iosetpartitioninformationex>
 ///
 /// # Safety
 /// The pointers are valid.
@@ -434,12 +493,30 @@ pub unsafe extern "win64" fn IoSetPartitionInformationEx(
     partition: u32,
     information: *const u8,
 ) -> NtStatus {
-    // SAFETY: per the contract; PartitionStyle comes first, the type at offset 8.
+    // SAFETY: per the contract; PartitionStyle comes first, the rest at offset 8.
     unsafe {
-        if information.cast::<u32>().read_unaligned() != STYLE_MBR {
-            return STATUS_NOT_SUPPORTED;
+        match information.cast::<u32>().read_unaligned() {
+            STYLE_MBR => set_type(device, partition, information.add(8).read()),
+            STYLE_GPT => {
+                let set = || {
+                    let disk = geometry(device)?;
+                    if !is_protective(&read(device, disk, 0, disk.block)?) {
+                        return Err(STATUS_INVALID_PARAMETER);
+                    }
+                    let mut table = read_table(device, disk)?;
+                    let place = (partition as usize).checked_sub(1);
+                    let old = place.and_then(|place| table.partitions.get(place)).ok_or(STATUS_INVALID_PARAMETER)?;
+                    let new = core::slice::from_raw_parts(information.add(8), 112);
+                    let (slot, blocks, attributes) = (old.slot, old.blocks, wide(new, 32));
+                    let name = core::array::from_fn(|n| new[40 + n]);
+                    let (kind, id) = (guid(new, 0), guid(new, 16));
+                    table.put(gpt::Partition { slot, kind, id, blocks, attributes, name })?;
+                    write_table(device, disk, &table)
+                };
+                set().err().unwrap_or(STATUS_SUCCESS)
+            }
+            _ => STATUS_INVALID_PARAMETER,
         }
-        set_type(device, partition, information.add(8).read())
     }
 }
 

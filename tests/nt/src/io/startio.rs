@@ -7,6 +7,26 @@ use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::Ordering;
 
+/// Bits of `DeviceObjectExtension::start_io`: StartIo is not called from within itself; what it is called with cannot be
+/// cancelled; it runs; it is to be called again when it ends, with a packet that may be cancelled, by key.
+const DEFERRED: u32 = 0x1;
+const NON_CANCELABLE: u32 = 0x2;
+const RUNS: u32 = 0x4;
+const AGAIN: u32 = 0x8;
+const CANCELABLE: u32 = 0x10;
+const KEYED: u32 = 0x20;
+
+/// Sets how StartIo is called. IRQL <= DISPATCH_LEVEL.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/nf-ntifs-iosetstartioattributes>
+///
+/// # Safety
+/// The device is valid, and has no packet yet.
+pub unsafe extern "win64" fn IoSetStartIoAttributes(device: *mut DeviceObject, deferred: u8, non_cancelable: u8) {
+    let bits = if deferred != 0 { DEFERRED } else { 0 } | if non_cancelable != 0 { NON_CANCELABLE } else { 0 };
+    // SAFETY: per the contract.
+    unsafe { (*(*device).object_extension).start_io.store(bits, Ordering::Release) };
+}
+
 fn entry_of(irp: *mut Irp) -> *mut DeviceQueueEntry {
     // SAFETY: only the address is made; the queue entry shares memory with DriverContext.
     unsafe { (&raw mut (*irp).driver_context).cast() }
@@ -19,9 +39,20 @@ fn irp_of(entry: *mut DeviceQueueEntry) -> *mut Irp {
 unsafe fn call_start(device: *mut DeviceObject, irp: *mut Irp) {
     // SAFETY: a driver that queues has a StartIo routine.
     unsafe {
-        match (*(*device).driver).start_io {
-            Some(start_io) => start_io(device, irp),
-            None => super::kernel::violation("STARTIO", format_args!("IoStartPacket in a driver without StartIo")),
+        let Some(start_io) = (*(*device).driver).start_io else {
+            super::kernel::violation("STARTIO", format_args!("IoStartPacket in a driver without StartIo"));
+        };
+        let extension = (*device).object_extension;
+        if (*extension).start_io.load(Ordering::Acquire) & DEFERRED == 0 {
+            start_io(device, irp);
+            return;
+        }
+        (*extension).start_io.fetch_or(RUNS, Ordering::AcqRel);
+        start_io(device, irp);
+        let after = (*extension).start_io.fetch_and(DEFERRED | NON_CANCELABLE, Ordering::AcqRel);
+        if after & AGAIN != 0 {
+            let key = (after & KEYED != 0).then(|| (*extension).start_io_key.load(Ordering::Acquire));
+            start_next(device, u8::from(after & CANCELABLE != 0), key);
         }
     }
 }
@@ -74,6 +105,14 @@ pub unsafe extern "win64" fn IoStartPacket(
 unsafe fn start_next(device: *mut DeviceObject, cancelable: u8, key: Option<u32>) {
     // SAFETY: the callers' contract.
     unsafe {
+        let extension = (*device).object_extension;
+        let attributes = (*extension).start_io.load(Ordering::Acquire);
+        if attributes & RUNS != 0 {
+            (*extension).start_io_key.store(key.unwrap_or(0), Ordering::Release);
+            let how = if cancelable != 0 { CANCELABLE } else { 0 } | if key.is_some() { KEYED } else { 0 };
+            (*extension).start_io.fetch_or(AGAIN | how, Ordering::AcqRel);
+            return;
+        }
         let mut irql = 0;
         if cancelable != 0 {
             IoAcquireCancelSpinLock(&raw mut irql);
@@ -86,6 +125,9 @@ unsafe fn start_next(device: *mut DeviceObject, cancelable: u8, key: Option<u32>
         };
         let irp = if entry.is_null() { ptr::null_mut() } else { irp_of(entry) };
         (*device).current_irp = irp;
+        if !irp.is_null() && attributes & NON_CANCELABLE != 0 {
+            (*irp).cancel_routine.store(0, Ordering::Release);
+        }
         if cancelable != 0 {
             IoReleaseCancelSpinLock(irql);
         }

@@ -54,7 +54,7 @@ impl UserFile {
     pub fn open(path: &str, access: u32, token: Token) -> Result<Self, NtStatus> {
         // SAFETY: PASSIVE_LEVEL, as the caller says.
         unsafe {
-            let file = file::open_as(path, access, 0, Some(token))?;
+            let file = file::open_as(path, file::How::plainly(access, 0), Some(token))?;
             let handle = file::handle_of(file, access);
             Ok(Self { handle, file, access: security::rights(access) })
         }

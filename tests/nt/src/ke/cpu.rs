@@ -208,6 +208,26 @@ pub(super) fn synchronize() {
     sched::set_affinity(before);
 }
 
+/// `KeGetRecommendedSharedDataAlignment`: a line of the cache. Any IRQL.
+pub unsafe extern "win64" fn KeGetRecommendedSharedDataAlignment() -> u32 {
+    64
+}
+
+/// `KeQueryNodeActiveAffinity`: there is one node, with all processors. Either result may be NULL. Any IRQL.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kequerynodeactiveaffinity>
+pub unsafe extern "win64" fn KeQueryNodeActiveAffinity(node: u16, affinity: *mut GroupAffinity, count: *mut u16) {
+    let mask = if node == 0 { all_processors() } else { 0 };
+    // SAFETY: the caller gives places or NULL.
+    unsafe {
+        if let Some(affinity) = affinity.as_mut() {
+            *affinity = GroupAffinity { mask, group: 0, reserved: [0; 3] };
+        }
+        if let Some(count) = count.as_mut() {
+            *count = mask.count_ones() as u16;
+        }
+    }
+}
+
 /// `KeSetSystemAffinityThread`. IRQL <= APC_LEVEL.
 pub unsafe extern "win64" fn KeSetSystemAffinityThread(affinity: u64) {
     // SAFETY: as below.

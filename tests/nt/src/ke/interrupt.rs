@@ -239,6 +239,36 @@ pub unsafe extern "win64" fn KeReleaseInterruptSpinLock(interrupt: *mut Interrup
     }
 }
 
+/// Takes the locks of several interrupts, each with its own, in their order. IRQL <= the lowest of theirs.
+///
+/// # Safety
+/// They are connected.
+pub unsafe fn acquire_all(interrupts: &[*mut Interrupt]) -> Kirql {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let levels = interrupts.iter().map(|interrupt| (**interrupt).connection.synchronize_irql);
+        let old = super::KfRaiseIrql(levels.max().unwrap_or_else(|| super::KeGetCurrentIrql()));
+        for interrupt in interrupts {
+            spinlock::acquire((**interrupt).lock);
+        }
+        old
+    }
+}
+
+/// Gives them back.
+///
+/// # Safety
+/// [`acquire_all`] took them, and returned `old`.
+pub unsafe fn release_all(interrupts: &[*mut Interrupt], old: Kirql) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for interrupt in interrupts.iter().rev() {
+            spinlock::release((**interrupt).lock);
+        }
+        super::KeLowerIrql(old);
+    }
+}
+
 /// `KeSynchronizeExecution`. IRQL <= the interrupt's.
 pub unsafe extern "win64" fn KeSynchronizeExecution(
     interrupt: *mut Interrupt,

@@ -212,6 +212,10 @@ crate::exports! {
     fn PsGetThreadProcessId;
     fn PsIsThreadTerminating;
     fn PsGetCurrentProcess;
+    fn KeStackAttachProcess = thread::KeStackAttachProcess;
+    fn KeUnstackDetachProcess = thread::KeUnstackDetachProcess;
+    fn KeGetRecommendedSharedDataAlignment = cpu::KeGetRecommendedSharedDataAlignment;
+    fn KeQueryNodeActiveAffinity = cpu::KeQueryNodeActiveAffinity;
     fn IoGetCurrentProcess = PsGetCurrentProcess;
     fn PsGetCurrentProcessId;
     fn PsGetProcessId;

@@ -104,6 +104,36 @@ pub unsafe extern "win64" fn PsGetCurrentProcess() -> *mut c_void {
     (&raw const SYSTEM_PROCESS).cast_mut().cast()
 }
 
+/// `KAPC_STATE`: the process comes behind two list heads.
+#[repr(C)]
+pub struct ApcState {
+    lists: [usize; 4],
+    process: *mut c_void,
+    flags: [u8; 8],
+}
+
+/// `KeStackAttachProcess`: there is one process, whose memory every thread has. IRQL <= APC_LEVEL.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/nf-ntifs-kestackattachprocess>
+pub unsafe extern "win64" fn KeStackAttachProcess(process: *mut c_void, state: *mut ApcState) {
+    // SAFETY: the caller gives a process, and room for the state.
+    unsafe {
+        if process != PsGetCurrentProcess() {
+            verifier::violation("KeStackAttachProcess", format_args!("{process:p} is no process"));
+        }
+        state.write(ApcState { lists: [0; 4], process, flags: [0; 8] });
+    }
+}
+
+/// `KeUnstackDetachProcess`: once for each [`KeStackAttachProcess`]. IRQL <= APC_LEVEL.
+pub unsafe extern "win64" fn KeUnstackDetachProcess(state: *mut ApcState) {
+    // SAFETY: the caller gives the state that it was given.
+    let attached = unsafe { core::mem::replace(&mut (*state).process, core::ptr::null_mut()) };
+    // SAFETY: no pointer goes in.
+    if attached != unsafe { PsGetCurrentProcess() } {
+        verifier::violation("KeUnstackDetachProcess", format_args!("the state at {state:p} is not that of an attach"));
+    }
+}
+
 /// `PsGetCurrentProcessId`: 4, the System process. Any IRQL.
 pub unsafe extern "win64" fn PsGetCurrentProcessId() -> *mut c_void {
     4_usize as *mut c_void

@@ -17,6 +17,7 @@ pub mod dma;
 pub mod driver;
 pub mod fdo;
 pub mod flow;
+pub mod lock;
 pub mod misc;
 pub mod oid;
 pub mod oid_abi;
@@ -65,6 +66,8 @@ pub fn max_irql(name: &str) -> Option<crate::ke::Kirql> {
 crate::exports! {
     /// The port driver.
     pub static EXPORTS in "ndis.sys";
+    fn NdisAcquireRWLockRead = lock::NdisAcquireRWLockRead;
+    fn NdisAcquireRWLockWrite = lock::NdisAcquireRWLockWrite;
     fn NdisAdvanceNetBufferDataStart = buffer::NdisAdvanceNetBufferDataStart;
     fn NdisAdvanceNetBufferListDataStart = buffer::NdisAdvanceNetBufferListDataStart;
     fn NdisAllocateIoWorkItem = misc::NdisAllocateIoWorkItem;
@@ -76,6 +79,7 @@ crate::exports! {
     fn NdisAllocateNetBufferListPool = pool::NdisAllocateNetBufferListPool;
     fn NdisAllocateNetBufferMdlAndData = pool::NdisAllocateNetBufferMdlAndData;
     fn NdisAllocateNetBufferPool = pool::NdisAllocateNetBufferPool;
+    fn NdisAllocateRWLock = lock::NdisAllocateRWLock;
     fn NdisAllocateTimerObject = misc::NdisAllocateTimerObject;
     fn NdisCancelTimerObject = misc::NdisCancelTimerObject;
     fn NdisCloseConfiguration = config::NdisCloseConfiguration;
@@ -88,6 +92,7 @@ crate::exports! {
     fn NdisFreeNetBufferList = pool::NdisFreeNetBufferList;
     fn NdisFreeNetBufferListPool = pool::NdisFreeNetBufferListPool;
     fn NdisFreeNetBufferPool = pool::NdisFreeNetBufferPool;
+    fn NdisFreeRWLock = lock::NdisFreeRWLock;
     fn NdisFreeTimerObject = misc::NdisFreeTimerObject;
     fn NdisGetDataBuffer = buffer::NdisGetDataBuffer;
     fn NdisGetRssProcessorInformation = misc::NdisGetRssProcessorInformation;
@@ -116,6 +121,7 @@ crate::exports! {
     fn NdisQueueIoWorkItem = misc::NdisQueueIoWorkItem;
     fn NdisReadConfiguration = config::NdisReadConfiguration;
     fn NdisReadNetworkAddress = config::NdisReadNetworkAddress;
+    fn NdisReleaseRWLock = lock::NdisReleaseRWLock;
     fn NdisRetreatNetBufferDataStart = buffer::NdisRetreatNetBufferDataStart;
     fn NdisRetreatNetBufferListDataStart = buffer::NdisRetreatNetBufferListDataStart;
     fn NdisSetTimerObject = misc::NdisSetTimerObject;

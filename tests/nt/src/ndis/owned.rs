@@ -30,6 +30,8 @@ pub enum Kind {
     SgList,
     /// Shared memory.
     SharedMemory,
+    /// Read/write lock.
+    RwLock,
 }
 
 struct Object {

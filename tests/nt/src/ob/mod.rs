@@ -6,6 +6,7 @@
 // The names are those of the exports; the contract of each function is the one its documentation gives it.
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments)]
 
+pub mod event;
 pub mod handle;
 pub mod namespace;
 
@@ -186,16 +187,33 @@ pub unsafe extern "win64" fn ObReferenceObjectByPointer(
     }
 }
 
+/// `ObDereferenceObjectDeferDelete`: what goes with the last reference goes on a worker thread. IRQL <= DISPATCH_LEVEL.
+///
+/// # Safety
+/// As for [`ObfDereferenceObject`].
+pub unsafe extern "win64" fn ObDereferenceObjectDeferDelete(object: *mut c_void) {
+    let object = object as usize;
+    // SAFETY: the caller's reference is this work's now.
+    crate::storport::work::queue(alloc::boxed::Box::new(move || unsafe {
+        ObfDereferenceObject(object as *mut c_void);
+    }));
+}
+
 crate::exports! {
     /// Names of ntoskrnl.exe in this area.
     pub static EXPORTS in "ntoskrnl.exe";
     fn ObfReferenceObject;
     fn ObfDereferenceObject;
+    fn ObDereferenceObjectDeferDelete;
     fn ObReferenceObjectByPointer;
     fn ObReferenceObjectByHandle = handle::ObReferenceObjectByHandle;
     fn ObOpenObjectByPointer = handle::ObOpenObjectByPointer;
     fn ZwClose = handle::ZwClose;
     fn NtClose = handle::ZwClose;
+    fn ZwCreateEvent = event::ZwCreateEvent;
+    fn ZwSetEvent = event::ZwSetEvent;
+    fn ZwClearEvent = event::ZwClearEvent;
+    fn ZwWaitForSingleObject = event::ZwWaitForSingleObject;
     fn ZwMakeTemporaryObject = handle::ZwMakeTemporaryObject;
     fn ZwCreateDirectoryObject = namespace::ZwCreateDirectoryObject;
     fn ZwOpenSymbolicLinkObject = namespace::ZwOpenSymbolicLinkObject;

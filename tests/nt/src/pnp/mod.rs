@@ -376,6 +376,7 @@ crate::exports! {
     fn IoReportTargetDeviceChangeAsynchronous = report::IoReportTargetDeviceChangeAsynchronous;
     fn IoGetDeviceProperty = property::IoGetDeviceProperty;
     fn IoGetDevicePropertyData = property::IoGetDevicePropertyData;
+    fn IoSetDevicePropertyData = property::IoSetDevicePropertyData;
     fn IoOpenDeviceRegistryKey = property::IoOpenDeviceRegistryKey;
     fn IoOpenDriverRegistryKey = property::IoOpenDriverRegistryKey;
     fn IoRegisterDeviceInterface = interface::IoRegisterDeviceInterface;

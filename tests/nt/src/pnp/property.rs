@@ -5,9 +5,9 @@ use crate::io::abi::*;
 use crate::io::kernel::system_time;
 use crate::io::status::*;
 use crate::reg::{self, hive, zw};
+use crate::sync::IrqLock;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::ffi::c_void;
 
 const PLUGPLAY_REGKEY_DEVICE: u32 = 1;
 const PLUGPLAY_REGKEY_DRIVER: u32 = 2;
@@ -74,6 +74,14 @@ fn property(pdo: *mut DeviceObject, which: i32) -> Result<Vec<u8>, NtStatus> {
         16 | 17 => Err(STATUS_OBJECT_NAME_NOT_FOUND),
         _ => Err(STATUS_INVALID_PARAMETER_2),
     }
+}
+
+/// What a device is called: its friendly name, or its description.
+pub fn name_of_device(pdo: *mut DeviceObject) -> Option<String> {
+    let text = property(pdo, 9).or_else(|_| property(pdo, 0)).ok()?;
+    let units: Vec<u16> =
+        text.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).take_while(|u| *u != 0).collect();
+    Some(String::from_utf16_lossy(&units))
 }
 
 const STATUS_INVALID_PARAMETER_2: NtStatus = 0xC000_00F0_u32 as i32;
@@ -186,21 +194,128 @@ pub unsafe extern "win64" fn IoOpenDriverRegistryKey(
     }
 }
 
-/// A property by key (`DEVPROPKEY`), which nobody sets here. IRQL <= APC_LEVEL.
+/// `DEVPROPKEY`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct PropertyKey {
+    format: crate::rtl::abi::Guid,
+    id: u32,
+}
+
+/// A property that was set: of which device, under which key and locale, its type and value.
+struct Property {
+    instance: String,
+    key: PropertyKey,
+    locale: u32,
+    kind: u32,
+    value: Vec<u8>,
+}
+
+static PROPERTIES: IrqLock<Vec<Property>> = IrqLock::new(Vec::new());
+
+/// Device keys that tell what `IoGetDeviceProperty` tells, by the last part of their format's GUID and their number.
+/// <https://learn.microsoft.com/windows-hardware/drivers/install/devpkey-device-devicedesc> and its neighbours
+const DEVICE_KEYS: crate::rtl::abi::Guid = crate::rtl::abi::Guid {
+    data1: 0xa45c_254e,
+    data2: 0xdf1c,
+    data3: 0x4efd,
+    data4: [0x80, 0x20, 0x67, 0xd1, 0x46, 0xa8, 0x50, 0xe0],
+};
+/// `DEVPROP_TYPE_STRING`, `_STRING_LIST`, `_GUID`, `_UINT32`.
+const STRING: u32 = 0x12;
+const STRING_LIST: u32 = 0x2012;
+const GUID_TYPE: u32 = 0xd;
+const UINT32: u32 = 0x7;
+/// Number of the key, `DEVICE_REGISTRY_PROPERTY`, type.
+const OF_DEVICE: [(u32, i32, u32); 12] = [
+    (2, 0, STRING),
+    (3, 1, STRING_LIST),
+    (4, 2, STRING_LIST),
+    (9, 5, STRING),
+    (11, 7, STRING),
+    (13, 8, STRING),
+    (14, 9, STRING),
+    (15, 10, STRING),
+    (16, 11, STRING),
+    (21, 12, GUID_TYPE),
+    (23, 14, UINT32),
+    (24, 15, STRING),
+];
+
+/// The value and the type of a property by key.
+fn keyed(pdo: *mut DeviceObject, key: PropertyKey, locale: u32) -> Result<(Vec<u8>, u32), NtStatus> {
+    let id = node_of(pdo).ok_or(STATUS_INVALID_DEVICE_REQUEST)?;
+    let instance = with_node(id, |n| n.instance.clone()).ok_or(STATUS_NO_SUCH_DEVICE)?;
+    let own = |set: &&Property| set.instance == instance && set.key == key && set.locale == locale;
+    if let Some(set) = PROPERTIES.lock().iter().find(own) {
+        return Ok((set.value.clone(), set.kind));
+    }
+    let known = OF_DEVICE.iter().find(|(number, ..)| key.format == DEVICE_KEYS && key.id == *number);
+    let (_, which, kind) = known.ok_or(STATUS_OBJECT_NAME_NOT_FOUND)?;
+    Ok((property(pdo, *which).map_err(|_| STATUS_OBJECT_NAME_NOT_FOUND)?, *kind))
+}
+
+/// Sets a property by key, or with no data takes it away. IRQL <= APC_LEVEL.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-iosetdevicepropertydata>
+///
+/// # Safety
+/// The pointers are valid.
+pub unsafe extern "win64" fn IoSetDevicePropertyData(
+    pdo: *mut DeviceObject,
+    key: *const PropertyKey,
+    locale: u32,
+    _flags: u32,
+    kind: u32,
+    size: u32,
+    data: *const u8,
+) -> NtStatus {
+    let Some(instance) = node_of(pdo).and_then(|id| with_node(id, |n| n.instance.clone())) else {
+        return STATUS_INVALID_DEVICE_REQUEST;
+    };
+    // SAFETY: per the contract.
+    let (key, value) = unsafe {
+        let value = (!data.is_null()).then(|| core::slice::from_raw_parts(data, size as usize).to_vec());
+        (*key, value)
+    };
+    let mut properties = PROPERTIES.lock();
+    properties.retain(|set| set.instance != instance || set.key != key || set.locale != locale);
+    if let Some(value) = value {
+        properties.push(Property { instance, key, locale, kind, value });
+    }
+    STATUS_SUCCESS
+}
+
+/// A property by key: one that was set, or one that `IoGetDeviceProperty` has too. IRQL <= APC_LEVEL.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-iogetdevicepropertydata>
 ///
 /// # Safety
 /// The pointers are valid.
 pub unsafe extern "win64" fn IoGetDevicePropertyData(
-    _pdo: *mut DeviceObject,
-    _key: *const c_void,
-    _locale: u32,
+    pdo: *mut DeviceObject,
+    key: *const PropertyKey,
+    locale: u32,
     _flags: u32,
-    _size: u32,
-    _data: *mut c_void,
+    size: u32,
+    data: *mut u8,
     needed: *mut u32,
-    _kind: *mut u32,
+    kind: *mut u32,
 ) -> NtStatus {
     // SAFETY: per the contract.
-    unsafe { *needed = 0 };
-    STATUS_OBJECT_NAME_NOT_FOUND
+    unsafe {
+        match keyed(pdo, *key, locale) {
+            Ok((value, its)) => {
+                *needed = value.len() as u32;
+                if value.len() > size as usize {
+                    return STATUS_BUFFER_TOO_SMALL;
+                }
+                *kind = its;
+                core::ptr::copy_nonoverlapping(value.as_ptr(), data, value.len());
+                STATUS_SUCCESS
+            }
+            Err(status) => {
+                *needed = 0;
+                status
+            }
+        }
+    }
 }

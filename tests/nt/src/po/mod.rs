@@ -4,6 +4,8 @@
 // The names are those of the exports; the contract of each function is the one its documentation gives it.
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments)]
 
+pub mod setting;
+
 use crate::io::abi::*;
 use crate::io::irp::{self, IoAllocateIrp, IoFreeIrp, IofCallDriver};
 use crate::io::status::*;
@@ -187,4 +189,6 @@ crate::exports! {
     fn PoRequestPowerIrp;
     fn PoSetDeviceBusyEx;
     fn PoRegisterDeviceForIdleDetection;
+    fn PoRegisterPowerSettingCallback = setting::PoRegisterPowerSettingCallback;
+    fn PoUnregisterPowerSettingCallback = setting::PoUnregisterPowerSettingCallback;
 }

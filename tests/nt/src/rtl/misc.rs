@@ -230,6 +230,33 @@ macro_rules! bitmap {
     };
 }
 
+/// `RtlFindLongestRunClear`: its bits and, in `start`, where it begins; the first of several. 0: no bit is clear.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-rtlfindlongestrunclear>
+pub unsafe extern "win64" fn RtlFindLongestRunClear(map: *mut Bitmap, start: *mut u32) -> u32 {
+    let (mut best, mut run) = ((0, 0), 0);
+    // SAFETY: the caller gives a valid bit map and room for the result.
+    unsafe {
+        for bit in 0..(*map).size {
+            run = if get(map, bit) { 0 } else { run + 1 };
+            if run > best.1 {
+                best = (bit + 1 - run, run);
+            }
+        }
+        start.write(best.0);
+    }
+    best.1
+}
+
+/// `RtlFindLeastSignificantBit`: -1 if none is set. Any IRQL.
+pub unsafe extern "win64" fn RtlFindLeastSignificantBit(set: u64) -> i8 {
+    if set == 0 { -1 } else { set.trailing_zeros() as i8 }
+}
+
+/// `RtlNumberOfSetBitsUlongPtr`. Any IRQL.
+pub unsafe extern "win64" fn RtlNumberOfSetBitsUlongPtr(set: u64) -> u32 {
+    set.count_ones()
+}
+
 bitmap! {
     /// `RtlSetBit`.
     fn RtlSetBit(map, bit) = put(map, bit, true);

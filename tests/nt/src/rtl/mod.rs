@@ -83,6 +83,9 @@ crate::exports! {
     fn RtlNumberOfSetBits = misc::RtlNumberOfSetBits;
     fn RtlNumberOfClearBits = misc::RtlNumberOfClearBits;
     fn RtlFindClearBits = misc::RtlFindClearBits;
+    fn RtlFindLongestRunClear = misc::RtlFindLongestRunClear;
+    fn RtlFindLeastSignificantBit = misc::RtlFindLeastSignificantBit;
+    fn RtlNumberOfSetBitsUlongPtr = misc::RtlNumberOfSetBitsUlongPtr;
     fn RtlFindSetBits = misc::RtlFindSetBits;
     fn RtlFindClearBitsAndSet = misc::RtlFindClearBitsAndSet;
     fn RtlFindSetBitsAndClear = misc::RtlFindSetBitsAndClear;

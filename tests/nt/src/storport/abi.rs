@@ -23,6 +23,8 @@ pub const STOR_STATUS_INVALID_DEVICE_REQUEST: u32 = 0xC100_0007;
 pub const STOR_STATUS_INVALID_IRQL: u32 = 0xC100_0008;
 /// `STOR_STATUS_INVALID_DEVICE_STATE`.
 pub const STOR_STATUS_INVALID_DEVICE_STATE: u32 = 0xC100_0009;
+/// `STOR_STATUS_INVALID_BUFFER_SIZE`.
+pub const STOR_STATUS_INVALID_BUFFER_SIZE: u32 = 0xC100_000A;
 /// `STOR_STATUS_UNSUPPORTED_VERSION`.
 pub const STOR_STATUS_UNSUPPORTED_VERSION: u32 = 0xC100_000B;
 /// `STOR_STATUS_BUSY`.
@@ -452,6 +454,41 @@ pub struct StorAddrBtl8 {
     pub reserved: u8,
 }
 
+/// `STOR_LOG_EVENT_DETAILS`.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/ns-storport-_stor_log_event_details>
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct StorLogEventDetails {
+    /// 0x100.
+    pub interface_revision: u32,
+    /// Bytes of this structure.
+    pub size: u32,
+    /// 0.
+    pub flags: u32,
+    /// Adapter, unit or target.
+    pub association: u32,
+    /// Bus.
+    pub path_id: u32,
+    /// Target.
+    pub target_id: u32,
+    /// Logical unit.
+    pub lun_id: u32,
+    /// TRUE: the code is storport's, not the system's.
+    pub specific: u8,
+    /// What happened.
+    pub error_code: u32,
+    /// Where, in the miniport's own numbers.
+    pub unique_id: u32,
+    /// Bytes of data.
+    pub dump_data_size: u32,
+    /// Data.
+    pub dump_data: *const c_void,
+    /// Strings.
+    pub string_count: u32,
+    /// The strings, each ended by a zero.
+    pub string_list: *const *const u16,
+}
+
 /// `SRBEX_DATA_SCSI_CDB16`.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -861,7 +898,10 @@ const _: () = {
         offset_of!(StorageRequestBlock, srb_length) == 0x10 && offset_of!(StorageRequestBlock, data_buffer) == 0x40
     );
     assert!(offset_of!(StorageRequestBlock, miniport_context) == 0x68);
-    assert!(size_of::<StorAddrBtl8>() == 12);
+    assert!(size_of::<StorAddrBtl8>() == 12 && size_of::<StorLogEventDetails>() == 0x48);
+    assert!(
+        offset_of!(StorLogEventDetails, error_code) == 0x20 && offset_of!(StorLogEventDetails, string_list) == 0x40
+    );
     assert!(size_of::<SrbExDataScsiCdb16>() == 0x28 && offset_of!(SrbExDataScsiCdb16, cdb) == 0x18);
     assert!(size_of::<ScatterGatherElement>() == 24 && size_of::<ScatterGatherList>() == 16);
     assert!(size_of::<StorDpc>() == 0x48 && size_of::<StorLockHandle>() == 0x20);

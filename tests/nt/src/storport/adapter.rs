@@ -5,18 +5,22 @@
 //! <https://learn.microsoft.com/windows-hardware/drivers/storage/spin-lock-requirements-for-storport-miniport-drivers>
 
 use super::abi::*;
+use super::change::Change;
 use super::dma::DmaAdapter;
 use super::performance::Performance;
 use super::queue::{Gate, Queue};
 use super::request::Spares;
 pub use super::request::{Origin, Request};
+use super::timer::{self, Made};
 use super::violation;
 use crate::ex::{ExAllocatePoolWithTag, ExFreePool};
 use crate::io::abi::{DeviceObject, DriverObject};
 use crate::ke::abi::{Dpc, Timer};
 use crate::ke::{self, spinlock::*};
+use crate::platform::platform;
 use crate::rtl::abi::UnicodeString;
 use crate::sync::IrqLock;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -31,6 +35,9 @@ use rustc_hash::FxBuildHasher;
 pub const TAG: u32 = u32::from_le_bytes(*b"StPt");
 /// `NonPagedPoolNx`.
 pub const NON_PAGED_POOL_NX: i32 = 512;
+/// The list of completed requests that the processor finishes which the miniport completes them on; those of processors
+/// follow.
+pub(super) const ANYWHERE: usize = 0;
 /// Path, target, logical unit.
 pub type Place = (u8, u8, u8);
 
@@ -44,6 +51,8 @@ pub struct Unit {
     pub pdo: AtomicPtr<DeviceObject>,
     /// INQUIRY data as of the last scan.
     pub inquiry: IrqLock<[u8; 96]>,
+    /// `STOR_UNIT_ATTRIBUTES`.
+    pub attributes: AtomicU32,
     /// It answered the last scan.
     pub present: AtomicBool,
     /// The PnP manager was told of it.
@@ -84,7 +93,10 @@ pub struct State {
     pub slots: Vec<Slot>,
     /// What the miniport has, by the address of the SRB.
     pub(super) outstanding: HashMap<usize, *mut Request, FxBuildHasher>,
-    pub(super) completed: VecDeque<*mut Request>,
+    /// What the miniport completed: [`ANYWHERE`], and what each processor is to finish.
+    pub(super) completed: Vec<VecDeque<*mut Request>>,
+    /// The optimizations that the miniport chose.
+    pub(super) performance: Performance,
     pub(super) spares: Spares,
     pub(super) turn: usize,
 }
@@ -130,6 +142,14 @@ pub struct Adapter {
     pub state: IrqLock<State>,
     /// Counters.
     pub counters: Counters,
+    /// Timers and work items of the miniport.
+    pub made: IrqLock<Made>,
+    /// Work items of its that are queued or run.
+    pub working: AtomicUsize,
+    /// It is being removed.
+    pub going: AtomicBool,
+    /// A change that the system has not seen yet.
+    pub change: IrqLock<Option<Change>>,
     /// A rescan was asked for at an IRQL too high for it.
     pub rescan_wanted: AtomicBool,
     /// Adapter control types that the miniport supports.
@@ -138,8 +158,6 @@ pub struct Adapter {
     pub unit_controls: IrqLock<[u8; 32]>,
     /// HwStorPassiveInitialize, if it was asked for.
     pub passive_initialize: AtomicUsize,
-    /// The optimizations that it chose.
-    pub performance: IrqLock<Performance>,
     /// HwStorFindAdapter succeeded, and a virtual miniport was not told yet to free what it has.
     pub found: AtomicBool,
     /// The interrupt object or message table, null without an interrupt.
@@ -154,7 +172,10 @@ pub struct Adapter {
     pub link: IrqLock<Option<UnicodeString>>,
     start_io_lock: UnsafeCell<usize>,
     start_io_owner: AtomicU32,
-    pub(super) completion: UnsafeCell<Dpc>,
+    /// The locks of the channels, of which no more are in use than there are processors.
+    channels: Box<[UnsafeCell<usize>]>,
+    /// The DPCs of [`State::completed`].
+    pub(super) completion: Box<[UnsafeCell<Dpc>]>,
     tick: UnsafeCell<(Timer, Dpc)>,
     pub(super) retry: UnsafeCell<(Timer, Dpc)>,
     /// The miniport's one timer (`RequestTimerCall`).
@@ -206,7 +227,8 @@ impl Adapter {
         port: u16,
     ) -> Arc<Adapter> {
         // SAFETY: all zero is valid for these structures of integers, pointers and options; they are initialised below.
-        let (config, completion, tick, retry, hw_timer) = unsafe { core::mem::zeroed() };
+        let (config, tick, retry, hw_timer) = unsafe { core::mem::zeroed() };
+        let lists = 1 + platform().processors() as usize;
         let adapter = Arc::new(Adapter {
             hw,
             hw_context,
@@ -222,16 +244,20 @@ impl Adapter {
                 gate: Gate::default(),
                 slots: Vec::new(),
                 outstanding: HashMap::with_hasher(FxBuildHasher),
-                completed: VecDeque::new(),
+                completed: (0..lists).map(|_| VecDeque::new()).collect(),
+                performance: Performance::default(),
                 spares: Spares::default(),
                 turn: 0,
             }),
             counters: Counters::default(),
+            made: IrqLock::new(Made::default()),
+            working: AtomicUsize::new(0),
+            going: AtomicBool::new(false),
+            change: IrqLock::new(None),
             rescan_wanted: AtomicBool::new(false),
             controls: IrqLock::new([0; 32]),
             unit_controls: IrqLock::new([0; 32]),
             passive_initialize: AtomicUsize::new(0),
-            performance: IrqLock::new(Performance::default()),
             found: AtomicBool::new(false),
             interrupt: AtomicPtr::new(ptr::null_mut()),
             dma: AtomicPtr::new(ptr::null_mut()),
@@ -240,7 +266,9 @@ impl Adapter {
             link: IrqLock::new(None),
             start_io_lock: UnsafeCell::new(0),
             start_io_owner: AtomicU32::new(0),
-            completion,
+            channels: (1..lists).map(|_| UnsafeCell::new(0)).collect(),
+            // SAFETY: as above.
+            completion: (0..lists).map(|_| unsafe { core::mem::zeroed() }).collect(),
             tick,
             retry,
             hw_timer,
@@ -249,7 +277,12 @@ impl Adapter {
         let context = Arc::as_ptr(&adapter).cast_mut().cast::<c_void>();
         // SAFETY: the objects live as long as the adapter, whose address does not change.
         unsafe {
-            ke::KeInitializeDpc(adapter.completion.get(), Some(super::flow::completion_routine), context);
+            for (list, dpc) in adapter.completion.iter().enumerate() {
+                ke::KeInitializeDpc(dpc.get(), Some(super::flow::completion_routine), context);
+                if list != ANYWHERE {
+                    ke::KeSetTargetProcessorDpc(dpc.get(), (list - 1) as i8);
+                }
+            }
             for (pair, routine) in [
                 (adapter.tick.get(), tick_routine as unsafe extern "win64" fn(_, _, _, _)),
                 (adapter.retry.get(), retry_routine),
@@ -323,6 +356,7 @@ impl Adapter {
             for pair in [self.tick.get(), self.retry.get(), self.hw_timer.get()] {
                 ke::KeCancelTimer(&raw mut (*pair).0);
             }
+            timer::stop(self);
             ke::KeFlushQueuedDpcs();
         }
     }
@@ -354,14 +388,35 @@ impl Adapter {
         unsafe { KeReleaseSpinLockFromDpcLevel(self.start_io_lock.get()) };
     }
 
-    /// Runs a routine of the miniport as HwStorStartIo is run: with the interrupt lock in half duplex, else with the
-    /// StartIo lock. IRQL = DISPATCH_LEVEL.
+    /// Runs a routine of the miniport with the StartIo lock, and in half duplex with the interrupt lock: HwStorResetBus,
+    /// HwStorTimer, HwStorStateChange. IRQL = DISPATCH_LEVEL.
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/nf-storport-storportacquirespinlock>
     pub fn synchronized<R>(&self, body: impl FnOnce() -> R) -> R {
-        let interrupt = self.interrupt.load(Ordering::Acquire);
-        if self.config().synchronization_model == 0 && !interrupt.is_null() {
-            return self.with_start_io(|| super::interrupt::with_lock(self, body));
+        self.with_start_io(|| self.duplex(body))
+    }
+
+    /// Runs HwStorStartIo: as [`Adapter::synchronized`], but with the lock of the request's channel, if it has one, in
+    /// place of the StartIo lock, and for a virtual miniport with none. IRQL = DISPATCH_LEVEL.
+    /// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/nc-storport-hw_startio>
+    pub fn starting<R>(&self, channel: Option<u32>, body: impl FnOnce() -> R) -> R {
+        match channel {
+            // SAFETY: the lock lives as long as the adapter; the IRQL is the caller's, and who holds it starts nothing.
+            Some(channel) => unsafe {
+                let lock = self.channels[channel as usize].get();
+                KeAcquireSpinLockAtDpcLevel(lock);
+                let result = self.duplex(body);
+                KeReleaseSpinLockFromDpcLevel(lock);
+                result
+            },
+            None if self.is_virtual() => body(),
+            None => self.synchronized(body),
         }
-        self.with_start_io(body)
+    }
+
+    /// With the interrupt lock in half duplex. IRQL = DISPATCH_LEVEL.
+    fn duplex<R>(&self, body: impl FnOnce() -> R) -> R {
+        let half = self.config().synchronization_model == 0 && !self.interrupt.load(Ordering::Acquire).is_null();
+        if half { super::interrupt::with_lock(self, body) } else { body() }
     }
 
     /// Adds a unit at a place; there is none yet. `None` without memory.
@@ -383,6 +438,7 @@ impl Adapter {
             extension,
             pdo: AtomicPtr::new(ptr::null_mut()),
             inquiry: IrqLock::new([0; 96]),
+            attributes: AtomicU32::new(0),
             present: AtomicBool::new(true),
             reported: AtomicBool::new(false),
         });
@@ -465,7 +521,7 @@ unsafe extern "win64" fn hw_timer_routine(_: *mut Dpc, context: *mut c_void, _: 
         let routine = adapter.hw_timer_routine.load(Ordering::Acquire);
         if routine != 0 {
             let routine = core::mem::transmute::<usize, HwVoid>(routine);
-            routine(adapter.extension());
+            adapter.synchronized(|| routine(adapter.extension()));
         }
     }
 }

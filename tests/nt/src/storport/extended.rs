@@ -6,21 +6,24 @@
 
 use super::abi::*;
 use super::adapter::{self, Adapter, NON_PAGED_POOL_NX, Request};
-use super::{interrupt, performance, registry, violation};
+use super::{event, interrupt, performance, registry, timer};
+use crate::ex::list::{
+    ExQueryDepthSList, ExpInterlockedFlushSList, ExpInterlockedPopEntrySList, ExpInterlockedPushEntrySList,
+    InitializeSListHead, SingleEntry, SlistHeader,
+};
 use crate::ex::{ExAllocatePoolWithTag, ExFreePool};
 use crate::io::abi::Irp;
 use crate::io::irp::IofCompleteRequest;
 use crate::ke;
-use crate::ke::abi::{DISPATCH_LEVEL, Dpc, Timer};
+use crate::ke::abi::DISPATCH_LEVEL;
 use crate::ke::irql::*;
 use crate::mm::abi::Mdl;
 use crate::mm::mdl::{IoAllocateMdl, IoFreeMdl, MmBuildMdlForNonPagedPool, system_address};
 use crate::mm::memory::{MmAllocateContiguousMemorySpecifyCache, MmFreeContiguousMemorySpecifyCache};
-use alloc::boxed::Box;
 use core::ffi::c_void;
 use core::mem::transmute;
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::Ordering;
 
 crate::variadic! {
     /// `StorPortExtendedFunction`: function code, device extension, and what the function asks for. IRQL as the
@@ -66,13 +69,15 @@ unsafe fn call(code: u32, adapter: &Adapter, a: &Arguments) -> u32 {
     // SAFETY: the caller's promise; results go where the miniport wants them.
     unsafe {
         match code {
-            // AllocatePool: bytes, tag, result.
+            // AllocatePool: bytes, tag, result. FreePool: block.
+            0 | 1 if KeGetCurrentIrql() > DISPATCH_LEVEL => STOR_STATUS_INVALID_IRQL,
+            0 if a.pointer::<c_void>(2).is_null() => STOR_STATUS_INVALID_PARAMETER,
+            1 if a.pointer::<c_void>(0).is_null() => STOR_STATUS_INVALID_PARAMETER,
             0 => {
                 let block = ExAllocatePoolWithTag(NON_PAGED_POOL_NX, a.number(0) as u32 as usize, a.number(1) as u32);
                 a.pointer::<*mut c_void>(2).write(block.cast());
                 if block.is_null() { STOR_STATUS_INSUFFICIENT_RESOURCES } else { STOR_STATUS_SUCCESS }
             }
-            // FreePool: block.
             1 => {
                 ExFreePool(a.pointer(0));
                 STOR_STATUS_SUCCESS
@@ -96,7 +101,7 @@ unsafe fn call(code: u32, adapter: &Adapter, a: &Arguments) -> u32 {
             // GetSystemAddress (and GetDataInBufferSystemAddress): SRB, result.
             5 | 43 => {
                 let Some(request) = request(adapter, a.pointer(0)) else { return STOR_STATUS_INVALID_PARAMETER };
-                if request.mdl().is_null() {
+                if request.mdl().is_null() || a.pointer::<c_void>(1).is_null() {
                     return STOR_STATUS_INVALID_PARAMETER;
                 }
                 let address = system_address(request.mdl());
@@ -177,25 +182,26 @@ unsafe fn call(code: u32, adapter: &Adapter, a: &Arguments) -> u32 {
                 STOR_STATUS_SUCCESS
             }
             // GetMessageInterruptInformation: message, result.
-            13 => match interrupt::information(adapter, a.number(0) as u32) {
-                Some(information) => {
-                    a.pointer::<MessageInterruptInformation>(1).write(information);
-                    STOR_STATUS_SUCCESS
+            13 if interrupt::targets(adapter).is_empty() => STOR_STATUS_INVALID_DEVICE_REQUEST,
+            13 => {
+                let to = a.pointer::<MessageInterruptInformation>(1);
+                match interrupt::information(adapter, a.number(0) as u32) {
+                    Some(information) if !to.is_null() => {
+                        to.write(information);
+                        STOR_STATUS_SUCCESS
+                    }
+                    _ => STOR_STATUS_INVALID_PARAMETER,
                 }
-                None => STOR_STATUS_INVALID_PARAMETER,
-            },
+            }
             // InitializePerformanceOptimizations: query, data.
             14 => performance::choose(adapter, a.number(0) as u8 != 0, a.pointer(1)),
             // GetStartIoPerformanceParameters: SRB, parameters.
-            15 => match a.pointer::<StartIoPerformanceParameters>(1).as_mut() {
-                Some(parameters) => performance::parameters(adapter, parameters),
-                None => STOR_STATUS_INVALID_PARAMETER,
+            15 => match (request(adapter, a.pointer(0)), a.pointer::<StartIoPerformanceParameters>(1).as_mut()) {
+                (Some(request), Some(parameters)) => performance::parameters(adapter, request, parameters),
+                _ => STOR_STATUS_INVALID_PARAMETER,
             },
             // LogSystemEvent: details, size.
-            16 => {
-                crate::platform::platform().log("storport: the miniport logged a system event");
-                STOR_STATUS_SUCCESS
-            }
+            16 => event::log(adapter, a.pointer(0), a.pointer(1)),
             // GetCurrentProcessorNumber
             17 => {
                 ke::KeGetCurrentProcessorNumberEx(a.pointer(0));
@@ -207,10 +213,11 @@ unsafe fn call(code: u32, adapter: &Adapter, a: &Arguments) -> u32 {
                 STOR_STATUS_SUCCESS
             }
             // GetGroupAffinity: group, mask.
+            19 if a.pointer::<u64>(1).is_null() => STOR_STATUS_INVALID_PARAMETER,
             19 => {
                 let mask = ke::KeQueryGroupAffinity(a.number(0) as u16);
                 a.pointer::<u64>(1).write(mask);
-                if mask == 0 { STOR_STATUS_INVALID_PARAMETER } else { STOR_STATUS_SUCCESS }
+                if mask == 0 { STOR_STATUS_UNSUCCESSFUL } else { STOR_STATUS_SUCCESS }
             }
             // GetActiveNodeCount
             20 => {
@@ -255,69 +262,40 @@ unsafe fn call(code: u32, adapter: &Adapter, a: &Arguments) -> u32 {
             // GetRequestInfo: SRB, result.
             28 => request_info(adapter, a.pointer(0), a.pointer(1)),
             // InitializeWorker: result.
-            29 => {
-                let worker = Box::into_raw(Box::new(Worker(AtomicUsize::new(0))));
-                a.pointer::<*mut Worker>(0).write(worker);
-                STOR_STATUS_SUCCESS
-            }
+            29 => timer::initialize_worker(adapter, a.pointer(0)),
             // QueueWorkItem: routine, worker, context.
-            30 => {
-                let worker = a.pointer::<Worker>(1);
-                if (*worker).0.swap(1, Ordering::AcqRel) != 0 {
-                    return STOR_STATUS_BUSY;
-                }
-                let job = [adapter.extension() as usize, a.number(2) as usize, worker as usize, a.number(0) as usize];
-                super::work::queue(Box::new(move || {
-                    let [extension, context, worker, routine] = job;
-                    (*(worker as *const Worker)).0.store(0, Ordering::Release);
-                    let routine = transmute::<usize, HwWorkItem>(routine);
-                    routine(extension as *mut c_void, context as *mut c_void, worker as *mut c_void);
-                }));
-                STOR_STATUS_SUCCESS
-            }
+            30 => timer::queue_work(adapter, a.number(0) as usize, a.pointer(1), a.number(2) as usize),
             // FreeWorker
-            31 => {
-                let worker = a.pointer::<Worker>(0);
-                if (*worker).0.load(Ordering::Acquire) != 0 {
-                    return STOR_STATUS_BUSY;
-                }
-                drop(Box::from_raw(worker));
-                STOR_STATUS_SUCCESS
-            }
+            31 => timer::free_worker(adapter, a.pointer(0)),
             // InitializeTimer: result.
-            32 => {
-                let timer = HwTimer::make(adapter);
-                a.pointer::<*mut HwTimer>(0).write(timer);
-                STOR_STATUS_SUCCESS
-            }
-            // RequestTimer: timer, routine, context, microseconds, tolerable delay.
-            33 => (*a.pointer::<HwTimer>(0)).set(a.number(1) as usize, a.number(2) as usize, a.number(3)),
+            32 => timer::initialize_timer(adapter, a.pointer(0)),
+            // RequestTimer: timer, routine, context, microseconds, tolerable delay, which is none here.
+            33 => timer::request_timer(adapter, a.pointer(0), a.number(1) as usize, a.number(2) as usize, a.number(3)),
             // FreeTimer
-            34 => {
-                let timer = a.pointer::<HwTimer>(0);
-                if (*timer).routine.load(Ordering::Acquire) != 0 {
-                    return STOR_STATUS_BUSY;
-                }
-                ke::KeCancelTimer(&raw mut (*timer).timer);
-                drop(Box::from_raw(timer));
-                STOR_STATUS_SUCCESS
-            }
+            34 => timer::free_timer(adapter, a.pointer(0)),
+            // InitializeSListHead: head. The others: head, for a push the entry, result.
+            35..=39 => list(code, a),
             // GetActivityId: there is none.
             40 => STOR_STATUS_UNSUCCESSFUL,
             // GetSystemPortNumber: address, which gets the port.
-            41 => {
-                (*a.pointer::<StorAddrBtl8>(0)).port = adapter.port;
-                STOR_STATUS_SUCCESS
-            }
+            41 => match a.pointer::<StorAddrBtl8>(0).as_mut().filter(|address| is_address(address)) {
+                Some(address) => {
+                    address.port = adapter.port;
+                    STOR_STATUS_SUCCESS
+                }
+                None => STOR_STATUS_INVALID_PARAMETER,
+            },
             // GetDataInBufferScatterGatherList: SRB, result.
             44 => {
                 let Some(request) = request(adapter, a.pointer(0)) else { return STOR_STATUS_INVALID_PARAMETER };
                 a.pointer::<*mut ScatterGatherList>(1).write(request.list);
                 STOR_STATUS_SUCCESS
             }
+            // SetUnitAttributes: address, attributes.
+            46 => set_attributes(adapter, a.pointer(0), a.number(1) as u32),
             // What has nothing to do here: SetPowerSettingNotificationGuids (there are no settings to notify of),
-            // SetUnitAttributes, FlushDataBufferMdl (x64 is coherent), SetAdapterBusType.
-            26 | 46 | 54 | 64 => STOR_STATUS_SUCCESS,
+            // FlushDataBufferMdl (x64 is coherent), SetAdapterBusType.
+            26 | 54 | 64 => STOR_STATUS_SUCCESS,
             // QueryPerformanceCounter: frequency, counter.
             47 => {
                 let counter = ke::KeQueryPerformanceCounter(a.pointer(0));
@@ -364,14 +342,90 @@ fn request(adapter: &Adapter, srb: *mut c_void) -> Option<&Request> {
     adapter.outstanding(srb).map(|request| unsafe { &*request })
 }
 
-/// `STOR_REQUEST_INFO_V1`, the part that both versions have.
-unsafe fn request_info(adapter: &Adapter, srb: *mut c_void, info: *mut c_void) -> u32 {
-    let Some(request) = request(adapter, srb) else { return STOR_STATUS_INVALID_PARAMETER };
-    // SAFETY: the miniport gives a structure as long as its size says.
+/// Whether an address is a `STOR_ADDR_BTL8`.
+fn is_address(address: &StorAddrBtl8) -> bool {
+    // STOR_ADDRESS_TYPE_BTL8, STOR_ADDR_BTL8_ADDRESS_LENGTH
+    address.kind == 1 && address.address_length >= 4
+}
+
+/// The bits of `STOR_UNIT_ATTRIBUTES` that are not reserved, and the one for AsyncNotificationSupported.
+const ATTRIBUTES: u32 = 0x7;
+const ASYNC_NOTIFICATION: u32 = 0x2;
+
+/// StorPortSetUnitAttributes.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/nf-storport-storportsetunitattributes>
+unsafe fn set_attributes(adapter: &Adapter, address: *const StorAddrBtl8, attributes: u32) -> u32 {
+    // SAFETY: the miniport's address.
+    let address = unsafe { address.as_ref() }.filter(|address| is_address(address));
+    match address.and_then(|at| adapter.unit((at.path, at.target, at.lun))) {
+        Some(unit) if attributes & !ATTRIBUTES == 0 => {
+            unit.attributes.store(attributes, Ordering::Release);
+            STOR_STATUS_SUCCESS
+        }
+        _ => STOR_STATUS_INVALID_PARAMETER,
+    }
+}
+
+/// What StorPortAsyncNotificationDetected says. Any IRQL.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/nf-storport-storportasyncnotificationdetected>
+///
+/// # Safety
+/// The address is null or leads to a `STOR_ADDRESS`.
+pub unsafe fn notified(adapter: &Adapter, address: *const StorAddrBtl8, flags: u64) -> u32 {
+    // RAID_ASYNC_NOTIFY_SUPPORTED_FLAGS
+    const SUPPORTED: u64 = 0x7;
+    // SAFETY: the caller's promise.
+    let Some(at) = unsafe { address.as_ref() }.filter(|address| is_address(address) && flags & !SUPPORTED == 0) else {
+        return STOR_STATUS_INVALID_PARAMETER;
+    };
+    let unit = adapter.unit((at.path, at.target, at.lun));
+    match unit.filter(|unit| unit.attributes.load(Ordering::Acquire) & ASYNC_NOTIFICATION != 0) {
+        Some(_) => STOR_STATUS_SUCCESS,
+        None => STOR_STATUS_INVALID_DEVICE_REQUEST,
+    }
+}
+
+/// The functions for singly linked lists.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/nf-storport-storportinitializeslisthead>
+///
+/// # Safety
+/// The pointers are null or the miniport's.
+unsafe fn list(code: u32, a: &Arguments) -> u32 {
+    // SAFETY: the caller's promise.
     unsafe {
-        let size = info.cast::<u16>().add(1).read();
-        if size < 24 || request.irp().is_null() {
+        let head = a.pointer::<SlistHeader>(0);
+        let result = a.pointer::<*mut SingleEntry>(if code == 38 { 2 } else { 1 });
+        let entry = a.pointer::<SingleEntry>(1);
+        if head.is_null() || code != 35 && result.is_null() || code == 38 && entry.is_null() {
             return STOR_STATUS_INVALID_PARAMETER;
+        }
+        match code {
+            35 => InitializeSListHead(head),
+            36 => result.write(ExpInterlockedFlushSList(head)),
+            37 => result.write(ExpInterlockedPopEntrySList(head)),
+            38 => result.write(ExpInterlockedPushEntrySList(head, entry)),
+            _ => result.cast::<u16>().write(ExQueryDepthSList(head)),
+        }
+    }
+    STOR_STATUS_SUCCESS
+}
+
+/// `STOR_REQUEST_INFO_V1`, the part that both versions have.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/nf-storport-storportgetrequestinfo>
+unsafe fn request_info(adapter: &Adapter, srb: *mut c_void, info: *mut c_void) -> u32 {
+    if request(adapter, srb).is_none() || info.is_null() {
+        return STOR_STATUS_INVALID_PARAMETER;
+    }
+    // SAFETY: the miniport gives a structure as long as its version asks for.
+    unsafe {
+        match info.cast::<u16>().read() {
+            1 => {}
+            // No name of a file is known, and no process.
+            2 => {
+                info.cast::<*mut c_void>().add(3).write(ptr::null_mut());
+                info.cast::<u32>().add(8).write(0);
+            }
+            _ => return STOR_STATUS_UNSUPPORTED_VERSION,
         }
         let words = info.cast::<u32>();
         // StorIoPriorityNormal
@@ -383,69 +437,4 @@ unsafe fn request_info(adapter: &Adapter, srb: *mut c_void, info: *mut c_void) -
         words.add(5).cast::<u8>().write(u8::from(write));
     }
     STOR_STATUS_SUCCESS
-}
-
-/// A work item of a miniport: 1 while queued.
-struct Worker(AtomicUsize);
-
-/// A timer of a miniport.
-struct HwTimer {
-    timer: Timer,
-    dpc: Dpc,
-    adapter: *const Adapter,
-    routine: AtomicUsize,
-    context: AtomicUsize,
-}
-
-impl HwTimer {
-    fn make(adapter: &Adapter) -> *mut HwTimer {
-        // SAFETY: all zero is valid for timer and DPC, which are initialised before they are used.
-        unsafe {
-            let timer = Box::into_raw(Box::new(HwTimer {
-                timer: core::mem::zeroed(),
-                dpc: core::mem::zeroed(),
-                adapter,
-                routine: AtomicUsize::new(0),
-                context: AtomicUsize::new(0),
-            }));
-            ke::KeInitializeTimer(&raw mut (*timer).timer);
-            ke::KeInitializeDpc(&raw mut (*timer).dpc, Some(timer_routine), timer.cast());
-            timer
-        }
-    }
-
-    /// Sets it, or with 0 microseconds cancels it.
-    fn set(&mut self, routine: usize, context: usize, microseconds: u64) -> u32 {
-        // SAFETY: timer and DPC live until the miniport frees them.
-        unsafe {
-            if KeGetCurrentIrql() > DISPATCH_LEVEL {
-                violation("StorPortRequestTimer above DISPATCH_LEVEL", 0, 0);
-            }
-            if microseconds == 0 {
-                ke::KeCancelTimer(&raw mut self.timer);
-                self.routine.store(0, Ordering::Release);
-                return STOR_STATUS_SUCCESS;
-            }
-            if self.routine.swap(routine, Ordering::AcqRel) != 0 {
-                // Set before and not run yet: it starts again.
-                ke::KeCancelTimer(&raw mut self.timer);
-            }
-            self.context.store(context, Ordering::Release);
-            ke::KeSetTimer(&raw mut self.timer, -10 * microseconds as i64, &raw mut self.dpc);
-        }
-        STOR_STATUS_SUCCESS
-    }
-}
-
-unsafe extern "win64" fn timer_routine(_: *mut Dpc, timer: *mut c_void, _: *mut c_void, _: *mut c_void) {
-    // SAFETY: the timer lives until the miniport frees it, which it may not do while it is set.
-    unsafe {
-        let timer = &*timer.cast::<HwTimer>();
-        let context = timer.context.load(Ordering::Acquire);
-        let routine = timer.routine.swap(0, Ordering::AcqRel);
-        if routine != 0 {
-            let routine = transmute::<usize, HwTimerEx>(routine);
-            routine((*timer.adapter).extension(), context as *mut c_void);
-        }
-    }
 }

@@ -6,7 +6,7 @@ use super::adapter::{Adapter, NON_PAGED_POOL_NX, Place, TAG};
 use super::dma::{DeviceDescription, DmaAdapter};
 use super::driver::{self, finish, pass, pass_and_wait};
 use super::performance::Performance;
-use super::{interrupt, pdo, violation};
+use super::{change, interrupt, pdo, timer, violation};
 use crate::ex::ExAllocatePoolWithTag;
 use crate::io::abi::{DeviceRelations, Irp, mn};
 use crate::io::device::IoDetachDevice;
@@ -48,10 +48,14 @@ pub unsafe fn pnp(adapter: &Arc<Adapter>, irp: *mut Irp) -> NtStatus {
                 finish(irp, status, 0)
             }
             mn::QUERY_DEVICE_RELATIONS if location.parameters.relation_type == BUS_RELATIONS => {
+                let changed = adapter.change.lock().is_some();
                 if adapter.state.lock().running {
                     scan(adapter);
                 }
                 let status = report(adapter, irp);
+                if changed && adapter.state.lock().running {
+                    change::seen(adapter);
+                }
                 if !nt_success(status) {
                     return finish(irp, status, 0);
                 }
@@ -210,11 +214,11 @@ fn hide(adapter: &Adapter) {
 fn initialize(adapter: &Adapter) -> bool {
     let Some(routine) = adapter.hw.hw_initialize else { return false };
     adapter.passive_initialize.store(0, Ordering::Release);
-    *adapter.performance.lock() = Performance::opened();
+    adapter.state.lock().performance = Performance::opened();
     // SAFETY: the miniport's routines, called as documented.
     let good = unsafe {
         let irql = KfRaiseIrql(DISPATCH_LEVEL);
-        let good = adapter.with_start_io(|| interrupt::with_lock(adapter, || routine(adapter.extension()))) != 0;
+        let good = interrupt::with_lock(adapter, || routine(adapter.extension())) != 0;
         KeLowerIrql(irql);
         let passive = adapter.passive_initialize.load(Ordering::Acquire);
         if good && passive != 0 {
@@ -224,7 +228,7 @@ fn initialize(adapter: &Adapter) -> bool {
             good
         }
     };
-    adapter.performance.lock().open = false;
+    adapter.state.lock().performance.open = false;
     good
 }
 
@@ -344,8 +348,10 @@ fn get_dma(adapter: &Adapter) {
 
 /// Stops the adapter: no request starts any more, the miniport is told, its interrupt goes. IRQL = PASSIVE_LEVEL.
 fn stop(adapter: &Arc<Adapter>, for_good: bool) {
+    adapter.going.fetch_or(for_good, Ordering::AcqRel);
     let was_running = core::mem::replace(&mut adapter.state.lock().running, false);
     if was_running {
+        *adapter.change.lock() = None;
         adapter.stop_clock();
         // SAFETY: raised and lowered in pairs.
         unsafe {
@@ -420,6 +426,7 @@ fn remove(adapter: &Arc<Adapter>) {
             unsafe { driver::delete(device) };
         }
     }
+    timer::end(adapter);
     release(adapter);
     let dma = adapter.dma.swap(ptr::null_mut(), Ordering::AcqRel);
     if !dma.is_null() {

@@ -1,12 +1,13 @@
 //! The way of a request: queued, mapped, started, completed, told.
 //!
 //! - [`Adapter::submit`] puts a request in its unit's queue; [`Adapter::pump`] starts what the gates let through.
-//! - A request is mapped by the DMA adapter, then goes to HwStorBuildIo without a lock and to HwStorStartIo with the
-//!   StartIo lock (full duplex) or the interrupt lock (half duplex), at DISPATCH_LEVEL or DIRQL.
-//! - A completion at any IRQL only notes the request; the completion DPC finishes it and pumps again.
+//! - A request is mapped by the DMA adapter, then goes to HwStorBuildIo without a lock and to HwStorStartIo with the locks
+//!   that [`Adapter::starting`] says, at DISPATCH_LEVEL or, in half duplex, at DIRQL.
+//! - A completion at any IRQL only notes the request; a completion DPC finishes it and pumps again: on the processor of the
+//!   completion, or where the miniport's choice of DPC redirection has it (`performance`).
 
 use super::abi::*;
-use super::adapter::{Adapter, NON_PAGED_POOL_NX, Place, State, TAG, Unit};
+use super::adapter::{ANYWHERE, Adapter, NON_PAGED_POOL_NX, Place, State, TAG, Unit};
 use super::dma::DmaAdapter;
 use super::queue::Bypass;
 use super::request::{Origin, Request, ready, retire};
@@ -19,6 +20,7 @@ use crate::ke::abi::{DISPATCH_LEVEL, Dpc, Event};
 use crate::ke::{self, irql::*};
 use crate::mm::abi::Mdl;
 use crate::mm::mdl::{IoAllocateMdl, IoFreeMdl, MmBuildMdlForNonPagedPool};
+use crate::platform::platform;
 use crate::status::*;
 use crate::sync::IrqGuard;
 use alloc::boxed::Box;
@@ -74,6 +76,7 @@ impl Adapter {
             flags,
             seconds: srb.time_out(),
             retries: 0,
+            processor: 0,
             memory,
         };
         Some(match home {
@@ -86,12 +89,13 @@ impl Adapter {
     }
 
     /// Queues a request and starts what may start. IRQL <= DISPATCH_LEVEL.
-    pub fn submit(&self, request: Box<Request>) {
+    pub fn submit(&self, mut request: Box<Request>) {
         let bypass = request.bypass;
         let place = request.unit.as_ref().map(|u| u.place);
-        let request = Box::into_raw(request);
         // SAFETY: raised and lowered in pairs.
         let irql = unsafe { KfRaiseIrql(DISPATCH_LEVEL) };
+        request.processor = platform().current_processor();
+        let request = Box::into_raw(request);
         let mut state = self.state.lock();
         if let Some(slot) = state.slots.iter_mut().find(|s| Some(s.unit.place) == place) {
             slot.queue.push(request, bypass);
@@ -106,10 +110,11 @@ impl Adapter {
     }
 
     /// Starts a request past all queues: resets, and requests for the adapter itself. IRQL <= DISPATCH_LEVEL.
-    pub fn start_now(&self, request: Box<Request>) {
+    pub fn start_now(&self, mut request: Box<Request>) {
         // SAFETY: raised and lowered in pairs.
         unsafe {
             let irql = KfRaiseIrql(DISPATCH_LEVEL.max(KeGetCurrentIrql()));
+            request.processor = platform().current_processor();
             let request = Box::into_raw(request);
             self.state.lock().outstanding.insert((*request).srb.pointer() as usize, request);
             self.start(request);
@@ -119,8 +124,13 @@ impl Adapter {
 
     /// Has the completion DPC pump. Any IRQL.
     pub fn queue_pump(&self) {
+        self.queue_list(ANYWHERE);
+    }
+
+    /// Has the DPC of a list finish what is in it, and pump. Any IRQL.
+    fn queue_list(&self, list: usize) {
         // SAFETY: the DPC lives as long as the adapter.
-        unsafe { ke::KeInsertQueueDpc(self.completion.get(), ptr::null_mut(), ptr::null_mut()) };
+        unsafe { ke::KeInsertQueueDpc(self.completion[list].get(), list as *mut c_void, ptr::null_mut()) };
     }
 
     /// Starts what the gates let through. IRQL <= DISPATCH_LEVEL.
@@ -234,7 +244,8 @@ impl Adapter {
                 return;
             }
             let Some(start) = self.hw.hw_start_io else { return };
-            let accepted = self.synchronized(|| start(extension, srb.pointer()));
+            let channel = self.state.lock().performance.channel(request.processor);
+            let accepted = self.starting(channel, || start(extension, srb.pointer()));
             let refused = accepted == 0 && self.state.lock().outstanding.contains_key(&(srb.pointer() as usize));
             if refused {
                 srb.set_status(SRB_STATUS_BUSY);
@@ -254,10 +265,13 @@ impl Adapter {
                 self.extension() as usize,
             );
         };
-        state.completed.push_back(request);
+        // SAFETY: the request was the miniport's until now.
+        let from = unsafe { (*request).processor };
+        let list = state.performance.finisher(from).map_or(ANYWHERE, |processor| 1 + processor as usize);
+        state.completed[list].push_back(request);
         drop(state);
         self.counters.completed.fetch_add(1, Ordering::Relaxed);
-        self.queue_pump();
+        self.queue_list(list);
     }
 
     /// Completes what is outstanding at a place (`None`: any value) with a status: `StorPortCompleteRequest`. Any IRQL
@@ -355,6 +369,7 @@ impl Adapter {
                     request.retries += 1;
                     srb.set_status(SRB_STATUS_PENDING);
                     srb.set_transfer_length(request.length);
+                    request.memory.retire();
                     slot.queue.gate.busy(if slot.queue.outstanding == 0 { u32::MAX } else { 1 });
                     let alone = slot.queue.outstanding == 0;
                     let bypass = request.bypass;
@@ -556,14 +571,14 @@ unsafe extern "win64" fn list_routine(
     }
 }
 
-/// The completion DPC: finishes what the miniport completed, then pumps.
+/// A completion DPC: finishes what the miniport completed and is in its list, then pumps.
 ///
 /// # Safety
 /// `context` is an adapter.
 pub(super) unsafe extern "win64" fn completion_routine(
     _: *mut Dpc,
     context: *mut c_void,
-    _: *mut c_void,
+    list: *mut c_void,
     _: *mut c_void,
 ) {
     // SAFETY: the context is the adapter, which outlives its DPCs.
@@ -574,7 +589,7 @@ pub(super) unsafe extern "win64" fn completion_routine(
         if let Some(spare) = spare.take() {
             state.spares.put(spare);
         }
-        let Some(request) = state.completed.pop_front() else { break };
+        let Some(request) = state.completed[list as usize].pop_front() else { break };
         drop(state);
         // SAFETY: the request came out of the list; it is this processor's now.
         spare = unsafe { adapter.finish(request) };

@@ -4,7 +4,7 @@
 use super::abi::*;
 use super::adapter::Adapter;
 use crate::ke::interrupt::{
-    Connection, Interrupt, KeAcquireInterruptSpinLock, KeReleaseInterruptSpinLock, Service, connect, disconnect,
+    self, Connection, Interrupt, KeAcquireInterruptSpinLock, KeReleaseInterruptSpinLock, Service, connect, disconnect,
 };
 use crate::platform::platform;
 use crate::pnp::resource::{CmDescriptor, INTERRUPT_LATCHED, INTERRUPT_MESSAGE, TYPE_INTERRUPT};
@@ -26,6 +26,8 @@ pub struct Interrupts {
     objects: Vec<*mut Interrupt>,
     descriptors: Vec<CmDescriptor>,
     shared_lock: Box<usize>,
+    /// Each message has a lock of its own.
+    own_locks: bool,
     /// The objects are messages.
     pub messages: bool,
 }
@@ -59,6 +61,7 @@ pub fn connect_all(adapter: &Adapter, raw: &[CmDescriptor], translated: &[CmDesc
         objects: Vec::new(),
         descriptors: Vec::new(),
         shared_lock: Box::new(0),
+        own_locks,
         messages: use_messages,
     });
     let chosen: Vec<_> = if use_messages { messages } else { line.or(messages.first().copied()).into_iter().collect() };
@@ -121,15 +124,36 @@ fn of(adapter: &Adapter) -> Option<&Interrupts> {
     unsafe { adapter.interrupt.load(Ordering::Acquire).cast::<Interrupts>().as_ref() }
 }
 
-/// Runs `body` with the interrupt lock (of message 0). IRQL <= DIRQL before.
+/// Runs `body` with the interrupt lock, which is those of all messages. IRQL <= DIRQL before.
 pub fn with_lock<R>(adapter: &Adapter, body: impl FnOnce() -> R) -> R {
-    match acquire(adapter, 0) {
-        Some(old) => {
-            let result = body();
-            release(adapter, 0, old);
-            result
-        }
-        None => body(),
+    let old = acquire_all(adapter);
+    let result = body();
+    if let Some(old) = old {
+        release_all(adapter, old);
+    }
+    result
+}
+
+impl Interrupts {
+    /// One object for each lock.
+    fn locks(&self) -> &[*mut Interrupt] {
+        if self.own_locks { &self.objects } else { &self.objects[..1.min(self.objects.len())] }
+    }
+}
+
+/// Takes the interrupt lock: where each message has its own, all of them, in their order. The IRQL before. `None`: there is
+/// no interrupt.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/nf-storport-storportacquiremsispinlock>
+pub fn acquire_all(adapter: &Adapter) -> Option<u8> {
+    // SAFETY: the objects are connected.
+    of(adapter).filter(|all| !all.objects.is_empty()).map(|all| unsafe { interrupt::acquire_all(all.locks()) })
+}
+
+/// Gives it back.
+pub fn release_all(adapter: &Adapter, old: u8) {
+    if let Some(all) = of(adapter) {
+        // SAFETY: the objects are connected and their locks held.
+        unsafe { interrupt::release_all(all.locks(), old) };
     }
 }
 

@@ -1,15 +1,18 @@
 //! The storport port driver: what storport.sys exports to miniports, and the device objects that it makes for them.
 //!
 //! `driver` takes a miniport's registration and gives its driver object the dispatch routines of `fdo` (adapters) and
-//! `pdo` (logical units); `adapter` is one of them, and carries requests (`request`) as `flow` says; `notify`, `extended` and `port` are what miniports call.
+//! `pdo` (logical units); `adapter` is one of them, and carries requests (`request`) as `flow` says, on the
+//! processors that `performance` says; `notify`, `extended` and `port` are what miniports call, with `timer`, `event` and `change` behind them.
 
 // The names are those of the exports; the contract of each function is the one its documentation gives it.
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 
 pub mod abi;
 pub mod adapter;
+pub mod change;
 pub mod dma;
 pub mod driver;
+pub mod event;
 pub mod extended;
 pub mod fdo;
 pub mod flow;
@@ -23,6 +26,7 @@ pub mod register;
 pub mod registry;
 pub mod request;
 pub mod srb;
+pub mod timer;
 mod watchdog;
 pub mod work;
 
@@ -49,6 +53,7 @@ crate::exports! {
     fn StorPortCompleteRequest = port::StorPortCompleteRequest;
     fn StorPortConvertPhysicalAddressToUlong64 = port::StorPortConvertPhysicalAddressToUlong64;
     fn StorPortConvertUlong64ToPhysicalAddress = port::StorPortConvertPhysicalAddressToUlong64;
+    fn StorPortConvertUlongToPhysicalAddress = port::StorPortConvertUlongToPhysicalAddress;
     fn StorPortDebugPrint = port::StorPortDebugPrint;
     fn StorPortDeviceBusy = port::StorPortDeviceBusy;
     fn StorPortDeviceReady = port::StorPortDeviceReady;

@@ -3,7 +3,7 @@
 
 use super::abi::*;
 use super::adapter::{self, Adapter};
-use super::{fdo, interrupt, violation};
+use super::{change, extended, fdo, interrupt, violation};
 use crate::ke;
 use crate::ke::abi::{DISPATCH_LEVEL, Dpc};
 use crate::ke::irql::*;
@@ -35,7 +35,7 @@ unsafe extern "win64" fn notification(args: *const u64) -> u64 {
             // LinkUp, LinkDown
             10 => {
                 adapter.state.lock().gate.resume();
-                kick(adapter);
+                adapter.queue_pump();
             }
             11 => adapter.state.lock().gate.pause(30),
             // QueryTickCount
@@ -65,28 +65,25 @@ unsafe extern "win64" fn notification(args: *const u64) -> u64 {
             0x1004 => release(adapter, pointer(2).cast()),
             // StateChangeDetectedCall: entity, address, attributes, routine, context, status.
             0x1005 => {
-                request_rescan(adapter);
-                pointer(7).cast::<u32>().write(STOR_STATUS_SUCCESS);
+                let routine = core::mem::transmute::<*mut c_void, Option<HwStateChange>>(pointer(5));
+                let status = change::note(adapter, argument(2) as u32, pointer(3).cast(), routine, pointer(6));
+                if status == STOR_STATUS_SUCCESS {
+                    request_rescan(adapter);
+                }
+                pointer(7).cast::<u32>().write(status);
             }
             // AsyncNotificationDetected: address, flags, status.
             0x1007 => {
-                request_rescan(adapter);
-                pointer(4).cast::<u32>().write(STOR_STATUS_SUCCESS);
+                let status = extended::notified(adapter, pointer(2).cast(), argument(3) as u64);
+                if status == STOR_STATUS_SUCCESS {
+                    request_rescan(adapter);
+                }
+                pointer(4).cast::<u32>().write(status);
             }
             kind => violation("StorPortNotification: an unknown type", kind as usize, 0),
         }
     }
     0
-}
-
-/// Starts what waits, from a DPC if the IRQL is too high for it.
-pub fn kick(adapter: &Adapter) {
-    // SAFETY: any IRQL.
-    if unsafe { KeGetCurrentIrql() } <= DISPATCH_LEVEL {
-        adapter.pump();
-    } else {
-        adapter.queue_pump();
-    }
 }
 
 /// A rescan may be asked for at DIRQL.
@@ -134,9 +131,12 @@ unsafe fn acquire(adapter: &Adapter, kind: u32, context: *mut c_void, handle: *m
         (*handle).old_irql = irql;
         match kind {
             1 => {
+                if irql > DISPATCH_LEVEL {
+                    violation("StorPortAcquireSpinLock: a DPC's lock above DISPATCH_LEVEL", usize::from(irql), 0);
+                }
                 let lock = &raw mut (*context.cast::<StorDpc>()).lock;
                 (*handle).queue[1] = lock as usize;
-                KfRaiseIrql(DISPATCH_LEVEL.max(irql));
+                KfRaiseIrql(DISPATCH_LEVEL);
                 KeAcquireSpinLockAtDpcLevel(lock);
             }
             2 => {
@@ -146,7 +146,7 @@ unsafe fn acquire(adapter: &Adapter, kind: u32, context: *mut c_void, handle: *m
                 KfRaiseIrql(DISPATCH_LEVEL);
                 adapter.acquire_start_io();
             }
-            3 => (*handle).old_irql = interrupt::acquire(adapter, 0).unwrap_or(irql),
+            3 => (*handle).old_irql = interrupt::acquire_all(adapter).unwrap_or(irql),
             _ => violation("StorPortAcquireSpinLock: an unknown lock", kind as usize, 0),
         }
     }
@@ -167,7 +167,7 @@ unsafe fn release(adapter: &Adapter, handle: *mut StorLockHandle) {
                 adapter.release_start_io();
                 KeLowerIrql(old);
             }
-            3 => interrupt::release(adapter, 0, old),
+            3 => interrupt::release_all(adapter, old),
             kind => violation("StorPortReleaseSpinLock: a handle that was not acquired", kind as usize, 0),
         }
         (*handle).lock = 0;

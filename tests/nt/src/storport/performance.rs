@@ -1,15 +1,24 @@
-//! StorPortInitializePerfOpts and StorPortGetStartIoPerfParams: which optimizations a miniport chose, and which message
-//! and channel a request of this processor goes by.
+//! StorPortInitializePerfOpts and StorPortGetStartIoPerfParams: which optimizations a miniport chose, and what follows
+//! from that.
 //!
 //! <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/nf-storport-storportinitializeperfopts>,
-//! <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/ns-storport-_perf_configuration_data>. What the port
-//! driver does of itself stays as it is, and may: HwStorStartIo is called under its lock also where concurrent channels
-//! are chosen, and completions are not sent to the processor that the request came from.
+//! <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/ns-storport-_perf_configuration_data>:
+//!
+//! - DPC redirection: a request is finished on the processor that it came to the port driver on, or with CURRENT_CPU on the
+//!   one that the miniport completes it on;
+//! - more than one concurrent channel: HwStorStartIo is called without the StartIo lock, for one request a channel at once.
+//!   A request's channel is that of the processor that it came on;
+//! - message ranges and locality: each request has the message whose processor is its own, and the miniport is told the
+//!   processors of the messages;
+//! - completion during StartIo leaves the port driver free to adjust the redirection. It does not: nothing may depend on it;
+//! - what version 5 adds, requests without a list of their pages, is not offered.
+//!
+//! The values of the flags, and the version that each came with, are those of ReactOS's `storport.h`.
 
 use super::abi::*;
 use super::adapter::Adapter;
 use super::interrupt;
-use crate::ke;
+use super::request::Request;
 use crate::ke::abi::GroupAffinity;
 use crate::platform::platform;
 use core::mem::offset_of;
@@ -21,14 +30,12 @@ const INTERRUPT_MESSAGE_RANGES: u32 = 0x04;
 const ADV_CONFIG_LOCALITY: u32 = 0x08;
 const OPTIMIZE_FOR_COMPLETION_DURING_STARTIO: u32 = 0x10;
 const DPC_REDIRECTION_CURRENT_CPU: u32 = 0x20;
-const NO_SGL: u32 = 0x40;
 /// What each version of the structure knows, and the bytes that it has at least.
-const VERSIONS: [(u32, u32, usize); 5] = [
-    (1, DPC_REDIRECTION, offset_of!(PerfConfigurationData, device_node)),
+const VERSIONS: [(u32, u32, usize); 4] = [
+    (1, 0x03, offset_of!(PerfConfigurationData, device_node)),
     (2, 0x07, offset_of!(PerfConfigurationData, device_node)),
     (3, 0x1f, size_of::<PerfConfigurationData>()),
     (4, 0x3f, size_of::<PerfConfigurationData>()),
-    (5, 0x7f, size_of::<PerfConfigurationData>()),
 ];
 /// A choice, and those that it needs.
 const NEEDS: [(u32, u32); 4] = [
@@ -53,6 +60,20 @@ impl Performance {
     pub fn opened() -> Self {
         Self { open: true, ..Self::default() }
     }
+
+    /// The channel of a request that came from a processor; `None`: there are no channels.
+    pub fn channel(&self, from: u32) -> Option<u32> {
+        (self.flags & CONCURRENT_CHANNELS != 0 && self.channels > 1).then(|| from % self.channels)
+    }
+
+    /// The processor that finishes a request which came from one; `None`: any. Any IRQL.
+    pub fn finisher(&self, from: u32) -> Option<u32> {
+        match self.flags & (DPC_REDIRECTION | DPC_REDIRECTION_CURRENT_CPU) {
+            0 => None,
+            DPC_REDIRECTION => Some(from),
+            _ => Some(platform().current_processor()),
+        }
+    }
 }
 
 /// StorPortInitializePerfOpts. IRQL <= DIRQL.
@@ -66,20 +87,18 @@ pub unsafe fn choose(adapter: &Adapter, query: bool, data: *mut PerfConfiguratio
     // SAFETY: the caller's promise.
     unsafe {
         let (version, size) = ((*data).version, (*data).size as usize);
+        let targets = interrupt::targets(adapter);
         let Some(&(_, known, _)) = VERSIONS.iter().rev().find(|(v, _, bytes)| *v <= version && *bytes <= size) else {
-            return STOR_STATUS_UNSUPPORTED_VERSION;
+            return STOR_STATUS_UNSUCCESSFUL;
         };
-        let mut performance = adapter.performance.lock();
-        if !performance.open {
+        if !adapter.state.lock().performance.open {
             return STOR_STATUS_UNSUCCESSFUL;
         }
-        // Ranges are for those that have messages, NO_SGL for those whose data is not mapped.
-        let targets = interrupt::targets(adapter);
+        // Ranges are for those that have messages.
         let ranges = INTERRUPT_MESSAGE_RANGES | ADV_CONFIG_LOCALITY;
-        let offered = known & !NO_SGL & if targets.is_empty() { !ranges } else { u32::MAX };
+        let offered = known & if targets.is_empty() { !ranges } else { u32::MAX };
         if query {
             (*data).flags = offered;
-            (*data).concurrent_channels = platform().processors();
             return STOR_STATUS_SUCCESS;
         }
         let flags = (*data).flags;
@@ -101,29 +120,28 @@ pub unsafe fn choose(adapter: &Adapter, query: bool, data: *mut PerfConfiguratio
                 ptr::write(places.add((message - messages.0) as usize), affinity);
             }
         }
-        *performance = Performance { open: true, flags, channels: (*data).concurrent_channels, messages };
+        adapter.state.lock().performance =
+            Performance { open: true, flags, channels: (*data).concurrent_channels, messages };
     }
     STOR_STATUS_SUCCESS
 }
 
-/// StorPortGetStartIoPerfParams: the message whose processor this is, or the range's in turn, and the channel.
-/// IRQL <= DISPATCH_LEVEL.
-pub fn parameters(adapter: &Adapter, out: &mut StartIoPerformanceParameters) -> u32 {
-    if out.version != 1 || (out.size as usize) < size_of::<StartIoPerformanceParameters>() {
-        return STOR_STATUS_UNSUPPORTED_VERSION;
+/// StorPortGetStartIoPerfParams: the message whose processor is the request's, or the range's in turn, and its channel.
+/// The caller need set no more than the size. IRQL <= DISPATCH_LEVEL.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/storport/nf-storport-storportgetstartioperfparams>
+pub fn parameters(adapter: &Adapter, request: &Request, out: &mut StartIoPerformanceParameters) -> u32 {
+    if (out.size as usize) < size_of::<StartIoPerformanceParameters>() {
+        return STOR_STATUS_INVALID_PARAMETER;
     }
-    let chosen = *adapter.performance.lock();
-    // SAFETY: no number is wanted back.
-    let processor = unsafe { ke::KeGetCurrentProcessorNumberEx(ptr::null_mut()) };
-    (out.message_number, out.channel_number) = (0, 0);
+    let chosen = adapter.state.lock().performance;
+    let processor = request.processor;
+    (out.version, out.message_number, out.channel_number) = (1, 0, 0);
     if chosen.flags & INTERRUPT_MESSAGE_RANGES != 0 {
         let (first, last) = chosen.messages;
         let targets = interrupt::targets(adapter);
         let own = (first..=last).find(|n| targets.get(*n as usize) == Some(&(1 << processor)));
         out.message_number = own.unwrap_or(first + processor % (last - first + 1));
     }
-    if chosen.flags & CONCURRENT_CHANNELS != 0 {
-        out.channel_number = processor % chosen.channels.max(1);
-    }
+    out.channel_number = chosen.channel(processor).unwrap_or(0);
     STOR_STATUS_SUCCESS
 }

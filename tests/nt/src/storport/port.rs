@@ -2,7 +2,6 @@
 
 use super::abi::*;
 use super::adapter::{self, Request};
-use super::notify::kick;
 use super::queue::Queue;
 use super::srb::Srb;
 use super::{interrupt, violation};
@@ -17,7 +16,7 @@ unsafe fn queue(extension: *mut c_void, place: (u8, u8, u8), change: impl FnOnce
     // SAFETY: the caller's promise.
     let adapter = unsafe { adapter::of(extension) };
     let known = adapter.with_queue(place, change);
-    kick(adapter);
+    adapter.queue_pump();
     u8::from(known)
 }
 
@@ -35,7 +34,7 @@ pub unsafe extern "win64" fn StorPortReady(extension: *mut c_void) -> u8 {
     // SAFETY: the miniport gives its extension.
     let adapter = unsafe { adapter::of(extension) };
     adapter.state.lock().gate.ready();
-    kick(adapter);
+    adapter.queue_pump();
     1
 }
 
@@ -52,7 +51,7 @@ pub unsafe extern "win64" fn StorPortResume(extension: *mut c_void) -> u8 {
     // SAFETY: the miniport gives its extension.
     let adapter = unsafe { adapter::of(extension) };
     let was = adapter.state.lock().gate.resume();
-    kick(adapter);
+    adapter.queue_pump();
     u8::from(was)
 }
 
@@ -310,6 +309,11 @@ pub unsafe extern "win64" fn StorPortSynchronizeAccess(
 /// `StorPortConvertPhysicalAddressToUlong64`, and back: both are 64 bits.
 pub unsafe extern "win64" fn StorPortConvertPhysicalAddressToUlong64(address: u64) -> u64 {
     address
+}
+
+/// `StorPortConvertUlongToPhysicalAddress`.
+pub unsafe extern "win64" fn StorPortConvertUlongToPhysicalAddress(address: usize) -> u64 {
+    address as u64
 }
 
 /// `PCIConfiguration` of `BUS_DATA_TYPE`.

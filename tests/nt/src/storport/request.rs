@@ -56,6 +56,8 @@ pub struct Request {
     pub(super) flags: u32,
     pub(super) seconds: u32,
     pub(super) retries: u32,
+    /// The processor that it came to the port driver on.
+    pub(super) processor: u32,
     pub(super) memory: Memory,
 }
 
@@ -160,8 +162,9 @@ impl Memory {
         Some((self.list.start.cast(), self.list.bytes as u32))
     }
 
-    /// The request is complete: nothing of the miniport's is in its extension any more. IRQL <= DISPATCH_LEVEL.
-    fn retire(&self) {
+    /// The request is complete, or starts anew: nothing of the miniport's is in its extension any more.
+    /// IRQL <= DISPATCH_LEVEL.
+    pub(super) fn retire(&self) {
         let (start, bytes) = (self.extension.start as usize, self.extension_bytes());
         if bytes == 0 {
             return;

@@ -11,10 +11,12 @@ pub mod library;
 
 use crate::io::abi::{DeviceObject, Parameters, mj};
 use crate::io::kernel::{note, spawn};
+use crate::io::text::{from_unicode, to_unicode};
 use crate::ke::KeDelayExecutionThread;
 use crate::ob::{ObfDereferenceObject, ObfReferenceObject};
+use crate::pnp::property::name_of_device;
 use crate::pnp::send::request;
-use crate::rtl::abi::Guid;
+use crate::rtl::abi::{Guid, UnicodeString};
 use crate::status::*;
 use crate::sync::IrqLock;
 use abi::*;
@@ -175,6 +177,30 @@ pub unsafe extern "win64" fn IoWMIWriteEvent(node: *mut c_void) -> NtStatus {
     STATUS_SUCCESS
 }
 
+/// `IoWMISuggestInstanceName`: what the device is called, by its name or its description, or with `combine` that and its
+/// link; else the link. In pool, which the caller frees. IRQL = PASSIVE_LEVEL.
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-iowmisuggestinstancename>
+pub unsafe extern "win64" fn IoWMISuggestInstanceName(
+    pdo: *mut DeviceObject,
+    link: *const UnicodeString,
+    combine: u8,
+    name: *mut UnicodeString,
+) -> NtStatus {
+    // SAFETY: the caller gives a PDO or null, a string or null, and room for a string.
+    unsafe {
+        let link = (!link.is_null()).then(|| from_unicode(link));
+        let device = if pdo.is_null() { None } else { name_of_device(pdo) };
+        let suggested = match (device, link) {
+            (Some(device), Some(link)) if combine != 0 => alloc::format!("{device}:{link}"),
+            (Some(device), _) => device,
+            (None, Some(link)) => link,
+            (None, None) => return STATUS_UNSUCCESSFUL,
+        };
+        *name = to_unicode(&suggested);
+        if (*name).buffer.is_null() { STATUS_INSUFFICIENT_RESOURCES } else { STATUS_SUCCESS }
+    }
+}
+
 /// Asks every provider of a block for all instances (IRP_MN_QUERY_ALL_DATA): the status, and the WNODE_ALL_DATA that it
 /// filled in. IRQL = PASSIVE_LEVEL.
 pub fn query_all(guid: &Guid) -> Vec<(NtStatus, Vec<u8>)> {
@@ -198,6 +224,7 @@ crate::exports! {
     fn IoWMIRegistrationControl;
     fn IoWMIDeviceObjectToProviderId;
     fn IoWMIWriteEvent;
+    fn IoWMISuggestInstanceName;
 }
 
 crate::exports! {
