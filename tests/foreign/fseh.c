@@ -12,8 +12,9 @@ NTSYSAPI VOID NTAPI RtlRaiseException(PEXCEPTION_RECORD ExceptionRecord);
 
 /* Breaks something. Input: a ULONG, one of the numbers below. */
 #define IOCTL_FOREIGN_BREAK CTL_CODE(0x8000, 0x806, METHOD_BUFFERED, FILE_ANY_ACCESS)
-/* By a read of nothing that no handler takes; by an export that is called above its IRQL. */
-enum { READ_NOTHING, CALL_TOO_HIGH };
+/* By a read of nothing that no handler takes; by an export that is called above its IRQL; by a write to its own .rdata; by a
+ * call into its own .data. Windows offers the last two to no handler: bug checks 0xbe and 0xfc. */
+enum { READ_NOTHING, CALL_TOO_HIGH, WRITE_CONSTANT, RUN_DATA };
 
 /* Clang tracks exceptions at calls only, so whatever may fault is a function of its own. */
 #define FAULTS __declspec(noinline) static
@@ -21,10 +22,17 @@ enum { READ_NOTHING, CALL_TOO_HIGH };
 static const UNICODE_STRING DeviceName = RTL_CONSTANT_STRING(L"\\Device\\ForeignSeh");
 static volatile LONG Zero;
 static volatile LONG Order;
+static volatile UCHAR Bytes[16] = {1};
 
 FAULTS LONG ReadFrom(volatile LONG *Address) { return *Address; }
 
 FAULTS VOID WriteTo(volatile LONG *Address) { *Address = 1; }
+
+/* A call that is not its last act. */
+FAULTS LONG RunAt(volatile UCHAR *Code) {
+  ((VOID(NTAPI *)(VOID))(ULONG_PTR)Code)();
+  return Code[0];
+}
 
 FAULTS LONG Divide(LONG Dividend, volatile LONG *Divisor) { return Dividend / *Divisor; }
 
@@ -216,6 +224,14 @@ FAULTS LONG Innermost(ULONG How) {
   KIRQL old;
 
   if (How == READ_NOTHING) return ReadFrom((volatile LONG *)0x10) + 1;
+  if (How == WRITE_CONSTANT) {
+    WriteTo((volatile LONG *)(ULONG_PTR)&DeviceName);
+    return DeviceName.Length;
+  }
+  if (How == RUN_DATA) {
+    Bytes[0] = 0xc3; /* ret */
+    return RunAt(Bytes) + 1;
+  }
   interval.QuadPart = -1;
   KeRaiseIrql(DISPATCH_LEVEL, &old);
   KeDelayExecutionThread(KernelMode, FALSE, &interval);
@@ -223,13 +239,13 @@ FAULTS LONG Innermost(ULONG How) {
   return 1;
 }
 
-/* Its handler is asked, and declines. */
+/* Its handler is asked, and declines; the faults that are offered to nobody it would take. */
 FAULTS LONG Middle(ULONG How) {
   volatile LONG value = 0;
 
   __try {
     value = Innermost(How);
-  } __except (GetExceptionCode() == STATUS_CANCELLED) {
+  } __except (How >= WRITE_CONSTANT || GetExceptionCode() == STATUS_CANCELLED) {
     value = -1;
   }
   return value;

@@ -4,7 +4,7 @@ use crate::rewrite::{self, Sensitive};
 use crate::{frames, host, paged, processor, shared, step, threads, touch};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register};
 use libc::{c_int, c_void, siginfo_t, ucontext_t};
-use nt::platform::{Platform as _, Point};
+use nt::platform::{Platform as _, Point, Protection};
 use nt::seh::abi::{Context, ExceptionRecord, STATUS_ACCESS_VIOLATION};
 
 /// `STATUS_ILLEGAL_INSTRUCTION`.
@@ -13,6 +13,18 @@ const STATUS_ILLEGAL_INSTRUCTION: i32 = 0xC000_001D_u32 as i32;
 const STATUS_INTEGER_DIVIDE_BY_ZERO: i32 = 0xC000_0094_u32 as i32;
 /// `STATUS_BREAKPOINT`.
 const STATUS_BREAKPOINT: i32 = 0x8000_0003_u32 as i32;
+
+/// SYSTEM_THREAD_EXCEPTION_NOT_HANDLED.
+const UNHANDLED: u32 = 0x7e;
+/// ATTEMPTED_WRITE_TO_READONLY_MEMORY.
+/// <https://learn.microsoft.com/windows-hardware/drivers/debugger/bug-check-0xbe--attempted-write-to-readonly-memory>
+const WRITE_TO_READ_ONLY: u32 = 0xbe;
+/// ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY.
+/// <https://learn.microsoft.com/windows-hardware/drivers/debugger/bug-check-0xfc--attempted-execute-of-noexecute-memory>
+const EXECUTE_OF_DATA: u32 = 0xfc;
+/// Of an access violation's first parameter: an address was written to, or code in it was run.
+const WRITE: u64 = 1;
+const EXECUTE: u64 = 8;
 
 /// Registers of a signal frame in the order of instruction encodings.
 const ORDER: [c_int; 16] = [
@@ -163,20 +175,20 @@ fn serve(signal: c_int, info: &siginfo_t, regs: &mut Regs<'_>) -> bool {
             // SAFETY: these signals carry an address; the kernel gives 0 for a general protection fault.
             let address = unsafe { info.si_addr() } as usize;
             let error = regs.field(libc::REG_ERR);
-            let access = if error & FETCH != 0 { 8 } else { u64::from(error & 2 != 0) };
+            let access = if error & FETCH != 0 { EXECUTE } else { u64::from(error & 2 != 0) };
             if access == 0 && shared::holds(address) && shared::read(regs, code_at(rip), address) {
                 return true;
             }
             let what = match (address, access) {
                 (0, _) if regs.field(libc::REG_TRAPNO) == 13 => "a general protection fault",
-                (_, 8) => "an execution of memory that is no code",
-                (_, 1) => "a write to memory",
+                (_, EXECUTE) => "an execution of memory that is no code",
+                (_, WRITE) => "a write to memory",
                 _ => "a read of memory",
             };
             let why = match frames::memory().state_at(address) {
                 Some((_, false)) => "whose page was ballooned out or belongs to nobody",
                 Some((protection, true)) => match protection {
-                    nt::platform::Protection::Read | nt::platform::Protection::ReadExecute => "that is read-only",
+                    Protection::Read | Protection::ReadExecute => "that is read-only",
                     _ => "that is protected",
                 },
                 None => "that is not mapped",
@@ -425,6 +437,15 @@ fn string_width(mnemonic: Mnemonic) -> u8 {
     }
 }
 
+/// The bug check of an access that the protection of a page which is there does not allow; no handler is asked about it.
+fn forbidden(access: u64, address: usize) -> Option<u32> {
+    match (access, frames::memory().state_at(address)?) {
+        (WRITE, (Protection::Read | Protection::ReadExecute, true)) => Some(WRITE_TO_READ_ONLY),
+        (EXECUTE, (Protection::Read | Protection::ReadWrite, true)) => Some(EXECUTE_OF_DATA),
+        _ => None,
+    }
+}
+
 /// A fault: offered to the driver's exception handlers; if none takes it, the run ends.
 fn fault(regs: &mut Regs<'_>, code: i32, access: u64, address: usize, what: &str) {
     let rip = regs.rip() as usize;
@@ -439,7 +460,22 @@ fn fault(regs: &mut Regs<'_>, code: i32, access: u64, address: usize, what: &str
         }
         return;
     }
-    if nt::loader::is_code(rip) {
+    let low = regs.get(RSP) as usize;
+    let thread = nt::ke::sched::current();
+    // SAFETY: the current thread is valid.
+    let range = (!thread.is_null()).then(|| unsafe { (*thread).stack_range() }).flatten();
+    let range = range.filter(|&(bottom, top)| (bottom..top).contains(&low));
+    let forbidden = if code == STATUS_ACCESS_VIOLATION { forbidden(access, address) } else { None };
+    // A call into data has left its return address; the byte before it belongs to the call.
+    let place = match forbidden {
+        Some(EXECUTE_OF_DATA) if range.is_some() && low.is_multiple_of(8) => {
+            // SAFETY: it is a word of the thread's stack.
+            let back = unsafe { (low as *const usize).read() };
+            if nt::loader::follows_call(back) { back - 1 } else { rip }
+        }
+        _ => rip,
+    };
+    if forbidden.is_none() && nt::loader::is_code(rip) {
         let mut record = ExceptionRecord::new(code, 0, rip as u64);
         if code == STATUS_ACCESS_VIOLATION {
             record.count = 2;
@@ -472,11 +508,7 @@ fn fault(regs: &mut Regs<'_>, code: i32, access: u64, address: usize, what: &str
             return;
         }
     }
-    let low = regs.get(RSP) as usize;
-    let thread = nt::ke::sched::current();
-    // SAFETY: the current thread is valid.
-    let range = (!thread.is_null()).then(|| unsafe { (*thread).stack_range() }).flatten();
-    let stack = range.filter(|&(bottom, top)| (bottom..top).contains(&low)).map_or((low, low), |(_, top)| (low, top));
+    let stack = range.map_or((low, low), |(_, top)| (low, top));
     let registers: Vec<String> = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"]
         .iter()
         .map(|name| (*name).to_owned())
@@ -485,5 +517,5 @@ fn fault(regs: &mut Regs<'_>, code: i32, access: u64, address: usize, what: &str
         .map(|(index, name)| format!("{name}={:x}", regs.get(index)))
         .collect();
     let text = format!("{what}\n  {}\n  {}", registers[..8].join(" "), registers[8..].join(" "));
-    nt::verifier::fatal_fault(0x7e, format_args!("{text}"), rip, address, stack)
+    nt::verifier::fatal_fault(forbidden.unwrap_or(UNHANDLED), format_args!("{text}"), place, address, stack)
 }

@@ -1,7 +1,8 @@
 //! The toolstack and the disks, by the programs that an administrator uses.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -96,6 +97,21 @@ impl Disk {
             device = Some(run("losetup", &["--find", "--show", "--sector-size", &sector.to_string(), &path])?);
         }
         Ok(Self { index, kind, file, device, ring: BTreeSet::new() })
+    }
+
+    /// Replaces a qcow2 file that nobody uses by one of as many random bytes; their SHA-256.
+    pub fn fill(&self, units: u64) -> anyhow::Result<String> {
+        if self.kind != Kind::QdiskQcow2 {
+            bail!("only qcow2 files are filled before they are attached");
+        }
+        let plain = format!("{DISKS}/plain");
+        let mut bytes = vec![0; usize::try_from(units * 512)?];
+        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        fs::write(&plain, &bytes)?;
+        run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &plain, &self.file.to_string_lossy()])?;
+        let hash = run("sha256sum", &[&plain]);
+        fs::remove_file(plain)?;
+        hash
     }
 
     /// What `xl block-attach` takes.

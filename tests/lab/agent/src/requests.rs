@@ -66,6 +66,7 @@ impl Session {
         let text = match verb {
             "home" => format!("/local/domain/{}", self.domain),
             "attach" => self.attach(index()?, value(1)?, value(2)? as u32, value(3)? != 0, Kind::parse(word(4)?)?)?,
+            "attach-filled" => self.attach_filled(index()?, value(1)?)?,
             "detach" => self.detach(index()?)?,
             "gone" => u8::from(self.is_gone(index()?)?).to_string(),
             "resize" => self.resize(index()?, value(1)?)?,
@@ -152,9 +153,21 @@ impl Session {
     }
 
     fn attach(&mut self, index: u32, units: u64, sector: u32, read_only: bool, kind: Kind) -> anyhow::Result<String> {
-        let disk = Disk::make(index, kind, units, sector)?;
+        self.attach_made(Disk::make(index, kind, units, sector)?, read_only)
+    }
+
+    /// Attaches a qcow2 file of random bytes; their SHA-256.
+    fn attach_filled(&mut self, index: u32, units: u64) -> anyhow::Result<String> {
+        let disk = Disk::make(index, Kind::QdiskQcow2, units, UNIT as u32)?;
+        let hash = disk.fill(units)?;
+        // Read-write: QEMU 7.2 attaches no read-only qcow2 ("Block node is read-only").
+        self.attach_made(disk, false)?;
+        Ok(hash)
+    }
+
+    fn attach_made(&mut self, disk: Disk, read_only: bool) -> anyhow::Result<String> {
         let specification = disk.specification(read_only);
-        self.disks.retain(|old| old.index != index);
+        self.disks.retain(|old| old.index != disk.index);
         self.disks.push(disk);
         run("xl", &["block-attach", NAME, &specification])
     }

@@ -310,7 +310,14 @@ impl Session {
         left.extend(domains.lines().skip(1).filter(|line| !line.starts_with("Domain-0")).map(str::to_owned));
         for class in ["vbd", "qdisk", "vif"] {
             let path = format!("/local/domain/0/backend/{class}/{}", self.domain);
-            match store::exists(&path) {
+            // QEMU 7.2 may write below a device's directory when the toolstack has removed it, and takes that directory
+            // away again, but not the one above it, which then outlives the domain: empty, it is nothing of ours.
+            let there = if class == "qdisk" {
+                store::list(&path).map(|names| !names.is_empty())
+            } else {
+                store::exists(&path)
+            };
+            match there {
                 Ok(false) => {}
                 Ok(true) => left.push(path),
                 Err(error) => left.push(format!("{error:#}")),

@@ -18,6 +18,12 @@ const STATUS_INTEGER_DIVIDE_BY_ZERO: i32 = 0xc000_0094_u32 as i32;
 const STATUS_BREAKPOINT: i32 = 0x8000_0003_u32 as i32;
 /// SYSTEM_THREAD_EXCEPTION_NOT_HANDLED.
 const UNHANDLED: u32 = 0x7e;
+/// ATTEMPTED_WRITE_TO_READONLY_MEMORY, of which no handler is asked.
+/// <https://learn.microsoft.com/windows-hardware/drivers/debugger/bug-check-0xbe--attempted-write-to-readonly-memory>
+const WRITE_TO_READ_ONLY: u32 = 0xbe;
+/// ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY, of which no handler is asked.
+/// <https://learn.microsoft.com/windows-hardware/drivers/debugger/bug-check-0xfc--attempted-execute-of-noexecute-memory>
+const EXECUTE_OF_DATA: u32 = 0xfc;
 
 const DIVIDE: u64 = 0;
 const DEBUG: u64 = 1;
@@ -243,8 +249,23 @@ fn fault(frame: &mut Frame, vectors: *mut [u8; 512]) {
         _ => (STATUS_ILLEGAL_INSTRUCTION, "an exception"),
     };
     let registers = frame.registers();
-    if frame.vector != DOUBLE_FAULT && nt::loader::is_code(frame.rip as usize) {
-        if handled(frame, vectors, code, address) {
+    // Of the page that was touched: it is there, and written to, or fetched from.
+    let forbidden = match (frame.vector, frame.error & 0x13) {
+        (PAGE_FAULT, 0x03) => Some(WRITE_TO_READ_ONLY),
+        (PAGE_FAULT, 0x11) => Some(EXECUTE_OF_DATA),
+        _ => None,
+    };
+    // A call into data has left its return address; the byte before it belongs to the call.
+    let place = match forbidden {
+        Some(EXECUTE_OF_DATA) => {
+            word(frame.rsp as usize).filter(|&back| nt::loader::follows_call(back)).map(|back| back - 1)
+        }
+        _ => Some(frame.rip as usize).filter(|&rip| nt::loader::is_code(rip)),
+    };
+    if let Some(place) = place
+        && frame.vector != DOUBLE_FAULT
+    {
+        if forbidden.is_none() && handled(frame, vectors, code, address) {
             return;
         }
         let thread = nt::ke::sched::current();
@@ -253,7 +274,7 @@ fn fault(frame: &mut Frame, vectors: *mut [u8; 512]) {
         let rsp = frame.rsp as usize;
         let stack = range.filter(|&(low, high)| (low..high).contains(&rsp)).map_or((rsp, rsp), |(_, high)| (rsp, high));
         let text = format_args!("vector {}, {what}; registers {registers:x?}", frame.vector);
-        nt::verifier::fatal_fault(UNHANDLED, text, frame.rip as usize, address as usize, stack);
+        nt::verifier::fatal_fault(forbidden.unwrap_or(UNHANDLED), text, place, address as usize, stack);
     }
     console::print(format_args!(
         "lab: fault: vector {}, error {:#x}, {what} at {:#x}, address {address:#x}, IRQL {}",

@@ -26,7 +26,12 @@ pub fn absent(what: &str) -> ! {
 
 /// What dom0 says of a disk's content: its SHA-256, in hexadecimal. Of a qcow2 file only when it is detached.
 pub fn hash(index: u32) -> String {
-    ask(&format!("hash {index}"), &[]).0.split(' ').next().unwrap_or_default().into()
+    first_word(&ask(&format!("hash {index}"), &[]).0)
+}
+
+/// Of what `sha256sum` prints, the hash.
+fn first_word(text: &str) -> String {
+    text.split(' ').next().unwrap_or_default().into()
 }
 
 /// 512-byte blocks that a disk's file takes in dom0's file system.
@@ -37,6 +42,11 @@ pub fn allocated(index: u32) -> u64 {
 /// Attaches a disk of zeros that QEMU's block backend carries: `raw` or `qcow2`.
 pub fn attach_qdisk(index: u32, units: u64, format: &str) {
     ask(&format!("attach {index} {units} 512 0 {format}"), &[]);
+}
+
+/// Attaches a qcow2 file of random bytes by QEMU's block backend; the SHA-256 of them, from before.
+pub fn attach_filled(index: u32, units: u64) -> String {
+    first_word(&ask(&format!("attach-filled {index} {units}"), &[]).0)
 }
 
 /// `HVM_PARAM_CALLBACK_IRQ`, as the toolstack reads it.

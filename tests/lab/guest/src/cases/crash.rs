@@ -30,6 +30,18 @@ pub const CASES: &[Case] = &[
         |_| Setup::default(),
         |_| crash(1),
     ),
+    case(
+        "lab/crash-constant",
+        "A driver of C writes to its .rdata: bug check 0xbe, no handler asked, every call by function, file and line",
+        |_| Setup::default(),
+        |_| crash(2),
+    ),
+    case(
+        "lab/crash-data",
+        "A driver of C runs its .data: bug check 0xfc, no handler asked, every call by function, file and line",
+        |_| Setup::default(),
+        |_| crash(3),
+    ),
 ];
 
 /// Sends a request to the driver, as a client that opened its device.
