@@ -4,6 +4,7 @@
 mod backend;
 mod config;
 mod ctrl;
+mod emit;
 mod frames;
 mod hostile;
 mod packets;
