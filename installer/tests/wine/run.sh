@@ -140,9 +140,11 @@ expect "C:\\installer.exe /S /TESTSIGNING /CHECK $all $log" 0
 expect "C:\\installer.exe /TESTSIGNING $all $log" 1 cancel
 grep -q '^cancelled' "$drive/one.txt" || fail 'nobody could cancel'
 # Too little space: what is on the drive stands in a small file system of a namespace that is this run's own.
-if unshare -rm true; then
+alone='unshare -m'
+[ "$(id -u)" = 0 ] || alone='unshare -rm'
+if $alone true 2>/dev/null; then
     mkdir "$WINEPREFIX/small"
-    unshare -rm sh -euc '
+    $alone sh -euc '
         mount -t tmpfs -o size=16m small "$1"
         for one in "$2"/*; do
             if [ -d "$one" ]; then mkdir "$1/${one##*/}"; else touch "$1/${one##*/}"; fi
@@ -155,9 +157,8 @@ if unshare -rm true; then
     grep -q '^code 13' "$WINEPREFIX/one.txt" || { cat "$WINEPREFIX/one.txt"; fail 'too little space: not refused'; }
     grep -q 'MiB are needed on the system drive, and 1[0-9] MiB are free' "$drive/windows/space.log" || fail 'it does not say why'
     rmdir "$WINEPREFIX/small"
-    untried=
 else
-    untried=', but for exit code 13: no namespaces of users here'
+    echo 'SKIPPED: exit code 13: no mount namespaces here'
 fi
 snapshot >"$WINEPREFIX/refused"
 diff "$WINEPREFIX/before" "$WINEPREFIX/refused" || fail 'what was refused changed something'
@@ -232,4 +233,4 @@ expect "\"C:\\Program Files\\Xen PV\\uninstall.exe\" /S $log" 0
 says '^exit code 3010'
 snapshot >"$WINEPREFIX/after"
 diff "$WINEPREFIX/before" "$WINEPREFIX/after" || fail 'the uninstaller left something'
-echo "the installer's life under Wine: ok$untried"
+echo "the installer's life under Wine: ok"

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -43,23 +44,27 @@ impl Made {
     }
 }
 
-/// Runs every script, as many at once as there are processors.
+/// Runs every script, as many at once as there are processors: how many parts they left out, each in a line that is printed.
 ///
 /// # Errors
 /// A tool is absent, or a script fails; its output is printed.
-pub fn run(made: &Made) -> anyhow::Result<()> {
+pub fn run(made: &Made) -> anyhow::Result<usize> {
     packages::ensure(&[&WINE, &WINE64, &MINGW_GCC, &UNZIP, &XENSTORED, &SOCAT])?;
     let scripts = made.scripts();
     let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(scripts.len());
     let left = std::sync::Mutex::new(scripts.iter());
     let next = || left.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+    let skipped = AtomicUsize::new(0);
     let failed: Vec<&str> = std::thread::scope(|scope| {
         let worker = || {
             let mut failed = Vec::new();
             while let Some(script) = next() {
-                if let Err(error) = one(script) {
-                    println!("{}: FAILED: {error:#}", script.path);
-                    failed.push(script.path);
+                match one(script) {
+                    Ok(count) => _ = skipped.fetch_add(count, Ordering::Relaxed),
+                    Err(error) => {
+                        println!("{}: FAILED: {error:#}", script.path);
+                        failed.push(script.path);
+                    }
                 }
             }
             failed
@@ -67,10 +72,11 @@ pub fn run(made: &Made) -> anyhow::Result<()> {
         let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|_| vec!["a script's thread"])).collect()
     });
-    if failed.is_empty() { Ok(()) } else { bail!("under Wine: {}", failed.join(", ")) }
+    if failed.is_empty() { Ok(skipped.into_inner()) } else { bail!("under Wine: {}", failed.join(", ")) }
 }
 
-fn one(script: &Script) -> anyhow::Result<()> {
+/// One script to its end: how many parts it left out.
+fn one(script: &Script) -> anyhow::Result<usize> {
     let start = Instant::now();
     let path: &Path = &workspace::root().join(script.path);
     let output = Command::new("timeout")
@@ -84,7 +90,11 @@ fn one(script: &Script) -> anyhow::Result<()> {
     if !output.status.success() {
         bail!("{}\n{}", output.status, text.trim());
     }
+    let skipped: Vec<&str> = text.lines().filter(|line| line.starts_with("SKIPPED: ")).collect();
+    for line in &skipped {
+        println!("{}: {line}", script.path);
+    }
     let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     println!("{}: {last} ({:.0} s)", script.path, start.elapsed().as_secs_f64());
-    Ok(())
+    Ok(skipped.len())
 }
